@@ -1,0 +1,54 @@
+package main
+
+import (
+	"io"
+
+	"github.com/alecthomas/kong"
+)
+
+// cli is the root of the command line: one field per subcommand, and what all of them share.
+type cli struct {
+	Config configFlag `placeholder:"FILE" help:"Read settings from a YAML file: keys are flag names, at the top for all commands or in a section named like a command. Flags win over the environment, and that over the file."`
+	Log    logFlags   `embed:"" prefix:"log-"`
+
+	Gateway    gatewayCmd    `cmd:"" help:"Serve agents at the edge and carry their sessions to and from Kafka."`
+	Broker     brokerCmd     `cmd:"" help:"Be a Kafka broker in memory, for trying things out."`
+	Topics     topicsCmd     `cmd:"" help:"Create, check and list the topics of controllers."`
+	Sessions   sessionsCmd   `cmd:"" help:"List, show and end sessions."`
+	Gateways   gatewaysCmd   `cmd:"" help:"List gateways."`
+	Version    versionCmd    `cmd:"" help:"Print the version."`
+	Completion completionCmd `cmd:"" help:"Print how to switch on tab completion in your shell."`
+}
+
+const description = `Keeps build agents attached to their controllers while the network, a gateway or a Kafka broker between them fails.
+
+Agents connect to gateways, gateways write to and read from Kafka, controllers talk only to Kafka. On a broken link or a dead gateway, a session goes on elsewhere and what was missed is replayed.`
+
+const examples = `
+Examples:
+
+  # By hand, on one machine, without any security:
+  moorage broker --listen 127.0.0.1:9092
+  moorage topics create --kafka 127.0.0.1:9092 --controller ci --single-broker
+  moorage gateway --kafka 127.0.0.1:9092 --listen 127.0.0.1:7443 --insecure
+
+Every flag can also be set by an environment variable (--max-sessions: MOORAGE_MAX_SESSIONS) or in the file that --config names.`
+
+// Help is what stands below the one-line description.
+func (*cli) Help() string { return examples }
+
+// newParser builds the parser; every flag gets its environment variable here.
+func newParser(c *cli, stdout, stderr io.Writer) (*kong.Kong, error) {
+	return kong.New(c,
+		kong.Name("moorage"),
+		kong.Description(description),
+		kong.Writers(stdout, stderr),
+		kong.DefaultEnvars("MOORAGE"),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
+		kong.ExplicitGroups([]kong.Group{
+			{Key: "kafka", Title: "Kafka:"},
+			{Key: "tls", Title: "Who may connect, and how:"},
+			{Key: "bounds", Title: "Bounds:", Description: "Each is hard: when it is reached, the sender is slowed down or a newcomer refused, and a counter says so."},
+		}),
+	)
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/moorage-dev/moorage/bridge"
+)
+
+// A size is a number of bytes; as text it may end in KiB, MiB or GiB.
+type size int64
+
+var sizeUnits = []struct {
+	suffix string
+	shift  uint
+}{{"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"K", 10}, {"M", 20}, {"G", 30}, {"B", 0}}
+
+// UnmarshalText reads a number with or without unit.
+func (s *size) UnmarshalText(text []byte) error {
+	digits, shift := string(text), uint(0)
+	for _, unit := range sizeUnits {
+		if number, ok := strings.CutSuffix(digits, unit.suffix); ok {
+			digits, shift = number, unit.shift
+			break
+		}
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 64)
+	if err != nil || n < 0 || n > 1<<62>>shift {
+		return fmt.Errorf("want a number of bytes such as 65536, 64KiB or 4MiB, got %q", text)
+	}
+	*s = size(n << shift)
+	return nil
+}
+
+// An address is host:port to connect to.
+type address string
+
+// UnmarshalText checks the form; the name is looked up only when it is dialled.
+func (a *address) UnmarshalText(text []byte) error {
+	host, port, err := net.SplitHostPort(string(text))
+	if err != nil || host == "" || !validPort(port) || port == "0" {
+		return fmt.Errorf("want HOST:PORT, got %q", text)
+	}
+	*a = address(text)
+	return nil
+}
+
+// A listenAddress is [host]:port to listen on. Port 0 takes a free one.
+type listenAddress string
+
+// UnmarshalText checks the form.
+func (a *listenAddress) UnmarshalText(text []byte) error {
+	_, port, err := net.SplitHostPort(string(text))
+	if err != nil || !validPort(port) {
+		return fmt.Errorf("want [HOST]:PORT, got %q", text)
+	}
+	*a = listenAddress(text)
+	return nil
+}
+
+func validPort(port string) bool {
+	_, err := strconv.ParseUint(port, 10, 16)
+	return err == nil
+}
+
+// texts returns the addresses as the packages below want them.
+func texts[S ~string](list []S) []string {
+	plain := make([]string, len(list))
+	for i, s := range list {
+		plain[i] = string(s)
+	}
+	return plain
+}
+
+// A controllerName names a controller.
+type controllerName string
+
+// UnmarshalText checks the form.
+func (c *controllerName) UnmarshalText(text []byte) error {
+	if bridge.ValidController(string(text)) != nil {
+		return fmt.Errorf("want 1 to 63 of a-z, 0-9 and -, not beginning with -, got %q", text)
+	}
+	*c = controllerName(text)
+	return nil
+}
+
+// A pair is NAME=VALUE.
+type pair struct{ Name, Value string }
+
+// UnmarshalText reads NAME=VALUE; neither may be empty.
+func (p *pair) UnmarshalText(text []byte) error {
+	name, value, ok := strings.Cut(string(text), "=")
+	if !ok || name == "" || value == "" {
+		return fmt.Errorf("want NAME=VALUE, got %q", text)
+	}
+	*p = pair{name, value}
+	return nil
+}
