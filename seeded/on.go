@@ -1,0 +1,31 @@
+//go:build seeded
+
+// Package seeded holds the deliberate defects that prove the tests can find
+// them. They exist only in builds with -tags seeded, where [Set] switches one
+// on at run time; in every other build On is the constant false.
+package seeded
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+)
+
+var active atomic.Value // of Bug
+
+// On reports whether the defect is switched on.
+func On(b Bug) bool { return active.Load() == b }
+
+// Set switches one defect on and every other off; "" switches all off.
+func Set(name string) error {
+	if name != "" && !slices.Contains(All, Bug(name)) {
+		var names []string
+		for _, b := range All {
+			names = append(names, string(b))
+		}
+		return fmt.Errorf("no seeded bug %q; there are %s", name, strings.Join(names, ", "))
+	}
+	active.Store(Bug(name))
+	return nil
+}
