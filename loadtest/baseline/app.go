@@ -1,0 +1,243 @@
+package baseline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/IBM/sarama"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/moorage-dev/moorage/proto/envelope"
+	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
+)
+
+// How far behind the application's word of what it took may be: as throttled
+// as moorage's, by bytes and by time.
+const (
+	deliveredEvery = 256 << 10
+	deliveredAfter = 20 * time.Millisecond
+)
+
+// AppConfig says what RunApp reads.
+type AppConfig struct {
+	Topics Topics
+	Ready  func() // called once all partitions are followed; nil: nobody waits
+}
+
+// RunApp is relay's application process. Each session does what its OPEN asks
+// for; see Mode. It returns when ctx ends.
+func RunApp(ctx context.Context, cfg AppConfig) error {
+	ends, err := dial(cfg.Topics.Brokers)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	a := &app{topics: cfg.Topics, ends: ends, group: group}
+	group.Go(func() (first error) {
+		for failed := range ends.producer.Errors() {
+			if first == nil {
+				first = fmt.Errorf("baseline: produce: %w", failed)
+				cancel()
+			}
+		}
+		return first
+	})
+	group.Go(func() error {
+		for range ends.producer.Successes() {
+		}
+		return nil
+	})
+	var followed []sarama.PartitionConsumer
+	for p := range int32(Partitions) {
+		pc, err := ends.consumer.ConsumePartition(cfg.Topics.up(), p, sarama.OffsetNewest)
+		if err != nil {
+			return errors.Join(fmt.Errorf("baseline: partition %d: %w", p, err), ends.producer.Close(), ends.consumer.Close())
+		}
+		followed = append(followed, pc)
+		group.Go(func() error { return a.serve(ctx, p, pc) })
+	}
+	if cfg.Ready != nil {
+		cfg.Ready()
+	}
+	group.Go(func() error {
+		<-ctx.Done()
+		for _, pc := range followed {
+			pc.AsyncClose()
+		}
+		a.producing.Lock()
+		a.stopped = true
+		a.producing.Unlock()
+		ends.producer.AsyncClose()
+		return nil
+	})
+	return errors.Join(group.Wait(), ends.consumer.Close())
+}
+
+type app struct {
+	topics Topics
+	ends   *ends
+	group  *errgroup.Group // runs the sources
+
+	producing sync.RWMutex // guards stopped, and Input against being closed
+	stopped   bool
+}
+
+// A session is what the application knows of one agent. Its partition's
+// goroutine owns it, but for what the source's goroutine shares.
+type session struct {
+	id        envelope.SessionID
+	partition int32
+	mode      Mode
+	next      uint64 // down seq, owned by whoever sends: the echo or the source
+	taken     uint64 // last up seq taken
+	owed      int    // bytes taken and not reported
+	told      uint64
+	delivered chan uint64 // down seq the agent has taken, latest only; source
+	cancel    context.CancelFunc
+}
+
+// serve is the application's half of one partition.
+func (a *app) serve(ctx context.Context, p int32, pc sarama.PartitionConsumer) error {
+	sessions := map[envelope.SessionID]*session{}
+	owing := map[*session]bool{}
+	tick := time.NewTicker(deliveredAfter)
+	defer tick.Stop()
+	defer func() {
+		for _, s := range sessions {
+			s.cancel()
+		}
+	}()
+	for {
+		select {
+		case m, ok := <-pc.Messages():
+			if !ok {
+				return nil
+			}
+			if len(m.Key) != len(envelope.SessionID{}) {
+				continue
+			}
+			f := &linkv1.Frame{}
+			if err := proto.Unmarshal(m.Value, f); err != nil {
+				continue
+			}
+			id := envelope.SessionID(m.Key)
+			s := sessions[id]
+			if f.Kind == linkv1.FrameKind_FRAME_KIND_OPEN {
+				s = a.open(ctx, id, p, f)
+				sessions[id] = s
+				continue
+			}
+			if s == nil {
+				continue
+			}
+			a.take(s, f)
+			if s.owed >= deliveredEvery {
+				a.tell(s)
+			} else if s.owed > 0 {
+				owing[s] = true
+			}
+			if f.Kind == linkv1.FrameKind_FRAME_KIND_FIN || f.Kind == linkv1.FrameKind_FRAME_KIND_CLOSE {
+				s.cancel()
+				delete(sessions, id)
+			}
+		case <-tick.C:
+			for s := range owing {
+				if s.owed > 0 {
+					a.tell(s)
+				}
+			}
+			clear(owing)
+		}
+	}
+}
+
+func (a *app) open(ctx context.Context, id envelope.SessionID, p int32, f *linkv1.Frame) *session {
+	open := &linkv1.Open{}
+	mode := Mode{Do: "sink"}
+	if proto.Unmarshal(f.Payload, open) == nil {
+		if m, err := ParseMode(open.Labels); err == nil {
+			mode = m
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	s := &session{id: id, partition: p, mode: mode, taken: f.Seq, cancel: cancel, delivered: make(chan uint64, 1)}
+	a.send(s, linkv1.FrameKind_FRAME_KIND_ACCEPT, nil, f.Seq)
+	if mode.Do == "source" {
+		a.group.Go(func() error {
+			// It ends with the session or with its count: neither is news.
+			_ = mode.Source(ctx, a.windowed(ctx, s))
+			return nil
+		})
+	}
+	return s
+}
+
+// take is the application's receipt of one frame.
+func (a *app) take(s *session, f *linkv1.Frame) {
+	if f.Delivered > 0 && s.mode.Do == "source" {
+		select {
+		case <-s.delivered:
+		default:
+		}
+		s.delivered <- f.Delivered // the only writer; there is room
+	}
+	if f.Seq == 0 {
+		return
+	}
+	s.taken = f.Seq
+	if s.mode.Do == "echo" && f.Kind == linkv1.FrameKind_FRAME_KIND_DATA {
+		a.send(s, linkv1.FrameKind_FRAME_KIND_DATA, f.Payload, f.Seq)
+		return
+	}
+	s.owed += len(f.Payload)
+}
+
+// tell reports what was taken with a record of its own.
+func (a *app) tell(s *session) {
+	s.owed = 0
+	a.produce(s, &linkv1.Frame{Delivered: s.taken})
+}
+
+// windowed returns a send that waits while the agent is a window behind.
+func (a *app) windowed(ctx context.Context, s *session) func([]byte) error {
+	delivered := uint64(0)
+	return func(payload []byte) error {
+		for s.next > delivered && (s.next-delivered)*uint64(s.mode.Size) >= Window {
+			select {
+			case d := <-s.delivered:
+				delivered = max(delivered, d)
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		a.send(s, linkv1.FrameKind_FRAME_KIND_DATA, payload, 0)
+		return nil
+	}
+}
+
+func (a *app) send(s *session, kind linkv1.FrameKind, payload []byte, delivered uint64) {
+	s.next++
+	a.produce(s, &linkv1.Frame{Seq: s.next, Kind: kind, Payload: payload, Delivered: delivered})
+}
+
+func (a *app) produce(s *session, f *linkv1.Frame) {
+	value, err := proto.Marshal(f)
+	if err != nil {
+		panic("baseline: " + err.Error()) // bytes and numbers always marshal
+	}
+	a.producing.RLock()
+	defer a.producing.RUnlock()
+	if a.stopped {
+		return
+	}
+	a.ends.producer.Input() <- &sarama.ProducerMessage{
+		Topic: a.topics.down(), Partition: s.partition,
+		Key: sarama.ByteEncoder(s.id[:]), Value: sarama.ByteEncoder(value),
+	}
+}

@@ -1,0 +1,115 @@
+// Package baseline is relay, the program that moorage is measured against:
+// agent ⇄ bare gRPC handler ⇄ sarama ⇄ Kafka ⇄ sarama ⇄ application.
+//
+// It has the shape of moorage and none of its promises. The payloads, the
+// topics (up and down, 16 partitions), the split into a gateway process and an
+// application process, the messages on the wire and the pattern of
+// acknowledgements are the same: an up frame is reported persisted when Kafka
+// has acknowledged it, and both directions report what was delivered. There are no sessions
+// that outlive a stream, no cache, no replay, no breaker, no fairness and no
+// checks. What moorage costs beyond relay is the price of those.
+//
+// A record's key is the session id, its value the marshalled frame.
+package baseline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/IBM/sarama"
+	"github.com/rcrowley/go-metrics"
+
+	"github.com/moorage-dev/moorage/proto/envelope"
+)
+
+// Partitions is P of relay's topics, the number moorage uses by default.
+const Partitions = 16
+
+// Window is how many bytes either side may have sent and not yet delivered.
+const Window = 1 << 20
+
+// MaxFrame is the largest payload in bytes.
+const MaxFrame = 64 << 10
+
+// Topics are relay's two topics. A Prefix of their own keeps two runs on one
+// broker apart.
+type Topics struct {
+	Brokers []string
+	Prefix  string // zero: "relay."
+}
+
+func (t Topics) up() string   { return t.prefix() + "up" }
+func (t Topics) down() string { return t.prefix() + "down" }
+
+func (t Topics) prefix() string {
+	if t.Prefix == "" {
+		return "relay."
+	}
+	return t.Prefix
+}
+
+// Create makes both topics, at replication 1; what exists stays.
+func (t Topics) Create(context.Context) error {
+	admin, err := sarama.NewClusterAdmin(t.Brokers, config())
+	if err != nil {
+		return fmt.Errorf("baseline: %w", err)
+	}
+	defer admin.Close()
+	for _, name := range []string{t.up(), t.down()} {
+		err := admin.CreateTopic(name, &sarama.TopicDetail{NumPartitions: Partitions, ReplicationFactor: 1}, false)
+		if err != nil && !errors.Is(err, sarama.ErrTopicAlreadyExists) {
+			return fmt.Errorf("baseline: topic %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// partition is moorage's own choice, so that both spread agents alike.
+func partition(agent string, id envelope.SessionID) int32 {
+	return envelope.PartitionOf(envelope.SlotOf(agent, id), Partitions)
+}
+
+// quiet turns sarama's meters off, which nobody reads here: they cost per
+// record, and moorage turns them off too.
+var quiet = sync.OnceFunc(func() { metrics.UseNilMetrics = true })
+
+// config is sarama as we would advise anyone to use it: idempotent, acks from
+// all, nothing waits for company, queues long enough for throughput.
+func config() *sarama.Config {
+	quiet()
+	c := sarama.NewConfig()
+	c.ClientID = "relay"
+	c.Version = sarama.V3_6_0_0
+	c.ChannelBufferSize = 8192
+	c.Net.MaxOpenRequests = 1
+	c.Metadata.AllowAutoTopicCreation = false
+	c.Producer.Idempotent = true
+	c.Producer.RequiredAcks = sarama.WaitForAll
+	c.Producer.Return.Successes = true
+	c.Producer.Partitioner = sarama.NewManualPartitioner
+	c.Producer.Retry.Max = 1000
+	c.Consumer.Fetch.Default = 2 << 20
+	return c
+}
+
+// ends holds the two sarama clients of one process. They are two because a
+// broker answers a connection's requests in order: on a shared one every
+// produce would wait behind a fetch's long poll.
+type ends struct {
+	producer sarama.AsyncProducer
+	consumer sarama.Consumer
+}
+
+func dial(brokers []string) (*ends, error) {
+	producer, err := sarama.NewAsyncProducer(brokers, config())
+	if err != nil {
+		return nil, fmt.Errorf("baseline: produce: %w", err)
+	}
+	consumer, err := sarama.NewConsumer(brokers, config())
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("baseline: consume: %w", err), producer.Close())
+	}
+	return &ends{producer, consumer}, nil
+}
