@@ -68,7 +68,12 @@ func Join(a, b Conn) error {
 	if broken != nil {
 		return broken
 	}
-	return errors.Join(a.Close(), b.Close())
+	// Everything has been passed on. If somebody closed a side in this very
+	// moment, nothing was lost by it.
+	if err := errors.Join(a.Close(), b.Close()); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
 }
 
 // pass copies one stream and its end.

@@ -1,0 +1,149 @@
+// Package shim stands beside an agent and offers services of a controller on
+// local ports: each connection to one becomes a session.
+//
+// A local connection lives as long as its session, whatever happens to links
+// and gateways meanwhile; it only sees a pause. When the session ends for
+// another reason than both ends being done, the connection is reset, and the
+// reason stands in the log.
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/moorage-dev/moorage/tunnel"
+)
+
+// A Forward is a local port and the service that its connections reach.
+type Forward struct {
+	Listener net.Listener // Run closes it
+	Service  string
+}
+
+// A Config says what Run does.
+type Config struct {
+	Forwards []Forward
+
+	// Dial opens a session to a service. It may return before anything is known
+	// of the service, or wait; when the session is refused, either Dial or the
+	// connection's Read fails with the reason. ctx is Run's.
+	Dial func(ctx context.Context, service string) (tunnel.Conn, error)
+
+	// MaxConns bounds the connections at once; when it is reached, further ones
+	// wait in the listeners' backlogs. 0: 1024.
+	MaxConns int
+
+	Log *slog.Logger // nil discards
+}
+
+// Run serves until ctx ends or a listener fails, and returns when the last
+// connection is closed. Connections that are open then are reset.
+func Run(ctx context.Context, cfg Config) error {
+	if cfg.MaxConns == 0 {
+		cfg.MaxConns = 1024
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s := &server{cfg: cfg, slots: make(chan struct{}, cfg.MaxConns)}
+	for _, f := range cfg.Forwards {
+		stop := context.AfterFunc(ctx, func() { _ = f.Listener.Close() }) // unblocks Accept, which reports what matters
+		defer stop()
+		s.wg.Go(func() {
+			if err := s.accept(ctx, f); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	s.wg.Wait()
+	if err := context.Cause(ctx); errors.As(err, new(*acceptError)) {
+		return err
+	}
+	return nil
+}
+
+type server struct {
+	cfg   Config
+	slots chan struct{} // one element per open connection
+	wg    sync.WaitGroup
+}
+
+// An acceptError is the end of a listener that nobody asked for.
+type acceptError struct {
+	address net.Addr
+	err     error
+}
+
+func (e *acceptError) Error() string { return fmt.Sprintf("shim: accept on %s: %v", e.address, e.err) }
+func (e *acceptError) Unwrap() error { return e.err }
+
+func (s *server) accept(ctx context.Context, f Forward) error {
+	for {
+		select {
+		case s.slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+		c, err := f.Listener.Accept()
+		if err != nil {
+			<-s.slots
+			switch {
+			case ctx.Err() != nil:
+				return nil
+			case isTemporary(err):
+				// Out of file descriptors: those in use must be freed first.
+				s.cfg.Log.Warn("shim: cannot accept now", "address", f.Listener.Addr().String(), "err", err)
+				pause(ctx, 100*time.Millisecond)
+				continue
+			}
+			return &acceptError{f.Listener.Addr(), err}
+		}
+		s.wg.Go(func() {
+			defer func() { <-s.slots }()
+			s.serve(ctx, f.Service, tunnel.TCP{TCPConn: c.(*net.TCPConn)})
+		})
+	}
+}
+
+func isTemporary(err error) bool {
+	var e interface{ Temporary() bool }
+	return errors.As(err, &e) && e.Temporary()
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// serve carries one connection.
+func (s *server) serve(ctx context.Context, service string, local tunnel.TCP) {
+	log := s.cfg.Log.With("service", service, "client", local.RemoteAddr().String())
+	session, err := s.cfg.Dial(ctx, service)
+	if err != nil {
+		log.Warn("shim: connection refused", "err", err)
+		local.Abort(err)
+		return
+	}
+	stop := context.AfterFunc(ctx, func() {
+		session.Abort(context.Cause(ctx))
+		local.Abort(context.Cause(ctx))
+	})
+	defer stop()
+	log.Debug("shim: connection open")
+	if err := tunnel.Join(local, session); err != nil {
+		log.Warn("shim: connection broken", "err", err)
+		return
+	}
+	log.Debug("shim: connection closed")
+}
