@@ -96,7 +96,7 @@ func NewController(now time.Time, rec *envelope.Record, upWindow int, grace time
 	if _, err := c.accept(Frame{Seq: 1, Kind: envelope.Open}); err != nil {
 		return nil, err
 	}
-	c.proven(now, rec.Attempt, envelope.Gateway{Name: verified.GetGateway()})
+	c.proven(now, rec.Attempt, envelope.Gateway{Boot: verified.GetBoot(), Name: verified.GetGateway()})
 	return c, nil
 }
 

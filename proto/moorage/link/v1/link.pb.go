@@ -1350,7 +1350,10 @@ type Verified struct {
 	// The agent side's address as the gateway saw it, host:port.
 	RemoteAddress string `protobuf:"bytes,2,opt,name=remote_address,json=remoteAddress,proto3" json:"remote_address,omitempty"`
 	// The gateway's name.
-	Gateway       string `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Gateway string `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// The boot id of the gateway's process, as in ATTACHED. That record stands
+	// before OPEN, when the controller side does not know the session yet.
+	Boot          uint64 `protobuf:"varint,4,opt,name=boot,proto3" json:"boot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1404,6 +1407,13 @@ func (x *Verified) GetGateway() string {
 		return x.Gateway
 	}
 	return ""
+}
+
+func (x *Verified) GetBoot() uint64 {
+	if x != nil {
+		return x.Boot
+	}
+	return 0
 }
 
 // DescribeRequest asks for a controller's metadata.
@@ -1627,11 +1637,12 @@ const file_moorage_link_v1_link_proto_rawDesc = "" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\b\n" +
-	"\x06Accept\"g\n" +
+	"\x06Accept\"{\n" +
 	"\bVerified\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\tR\bidentity\x12%\n" +
 	"\x0eremote_address\x18\x02 \x01(\tR\rremoteAddress\x12\x18\n" +
-	"\agateway\x18\x03 \x01(\tR\agateway\"g\n" +
+	"\agateway\x18\x03 \x01(\tR\agateway\x12\x12\n" +
+	"\x04boot\x18\x04 \x01(\x04R\x04boot\"g\n" +
 	"\x0fDescribeRequest\x12\x1e\n" +
 	"\n" +
 	"controller\x18\x01 \x01(\tR\n" +
