@@ -1,0 +1,83 @@
+package broker
+
+import (
+	"errors"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// A Fault is a misbehaviour under way. Hits tells how many requests met it,
+// Wait waits for that, Remove ends it early.
+type Fault = kfake.FaultHandle
+
+// ProduceFailed answers the next times produce requests with an error that may
+// be tried again, and writes nothing. It ends by itself; a negative number
+// goes on until Remove.
+func (e *Embedded) ProduceFailed(times int) *Fault {
+	return e.fault(times, kmsg.Produce, kerr.NotEnoughReplicas)
+}
+
+// ProduceWrittenButFailed writes what the next times produce requests bring,
+// and answers that it doesn't know. The records will be read, so whoever sends
+// them again under a new sequence number repeats them.
+func (e *Embedded) ProduceWrittenButFailed(times int) *Fault {
+	return e.fault(times, kmsg.Produce, kerr.RequestTimedOut)
+}
+
+// ProduceRefused answers the next times produce requests with an error that no
+// retry mends: the producer must report it.
+func (e *Embedded) ProduceRefused(times int) *Fault {
+	return e.fault(times, kmsg.Produce, kerr.TopicAuthorizationFailed)
+}
+
+// FetchFailed answers the next times fetch requests with an error that may be
+// tried again.
+func (e *Embedded) FetchFailed(times int) *Fault {
+	return e.fault(times, kmsg.Fetch, kerr.UnknownServerError)
+}
+
+// NotLeader answers the next times produce and fetch requests as a broker does
+// that has just lost the partition: the client asks for fresh metadata and
+// comes again.
+func (e *Embedded) NotLeader(times int) *Fault {
+	keys := []kmsg.Key{kmsg.Produce, kmsg.Fetch}
+	return e.Cluster.Fault(kfake.Fault{Keys: keys, Err: kerr.NotLeaderForPartition, Count: count(times)})
+}
+
+// PartitionFailed is ProduceFailed for one partition of one topic.
+func (e *Embedded) PartitionFailed(topic string, partition int32, times int) *Fault {
+	return e.Cluster.Fault(kfake.Fault{
+		Keys:  []kmsg.Key{kmsg.Produce},
+		Topic: topic, Partitions: []int32{partition},
+		Err: kerr.NotEnoughReplicas, Count: count(times),
+	})
+}
+
+func (e *Embedded) fault(times int, key kmsg.Key, err *kerr.Error) *Fault {
+	return e.Cluster.Fault(kfake.Fault{Keys: []kmsg.Key{key}, Err: err, Count: count(times)})
+}
+
+// count translates times; kfake reads 0 as one.
+func count(times int) int {
+	if times < 0 {
+		return -1
+	}
+	return max(times, 1)
+}
+
+// ProduceCut drops the connections on which the next times produce requests
+// arrive, without an answer; nothing is written, but the producer can't know.
+func (e *Embedded) ProduceCut(times int) {
+	left := max(times, 1)
+	e.Cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		e.Cluster.KeepControl()
+		if left--; left <= 0 {
+			e.Cluster.DropControl() // wins over having been kept
+		}
+		return nil, errCut, true
+	})
+}
+
+var errCut = errors.New("broker: connection cut by a fault")
