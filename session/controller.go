@@ -1,7 +1,6 @@
 package session
 
 import (
-	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -61,17 +60,14 @@ type Controller struct {
 	cursor   uint64 // next frame to produce
 	sent     uint64 // highest seq ever produced; nothing above can be delivered
 	round    uint32 // raised whenever frames are produced again; results of older rounds prove nothing
-	inflight []produce
-	first    uint64 // seq of inflight[0]
-	lastAt   int64  // offset of the last frame known persisted; -1: not known
-	closeAt  int64  // offset of the CLOSE or REJECT
+	flight   flight
+	closeAt  int64 // offset of the CLOSE or REJECT
 	failures int
 	retryAt  time.Time
 
 	// Delivered, when it travels alone.
-	told      uint64 // last delivered known persisted in a down record
-	aloneOwed bool   // produce it even if it is no news: an attach or a probe
-	aloneFly  bool   // one is being produced
+	aloneOwed bool // produce it even if it is no news: an attach or a probe
+	aloneFly  bool // one is being produced
 	reportAt  time.Time
 	probeAt   time.Time
 	probeDue  bool
@@ -89,7 +85,7 @@ func NewController(now time.Time, rec *envelope.Record, upWindow int, grace time
 	}
 	c := &Controller{
 		id: rec.Session, incarnation: rec.Incarnation, open: open, verified: verified, grace: grace,
-		cursor: 1, first: 1, lastAt: -1, closeAt: -1,
+		cursor: 1, flight: newFlight(1), closeAt: -1,
 	}
 	c.inLimit = upWindow
 	c.out.Limit = int(open.GetDownWindow())
@@ -163,7 +159,7 @@ func (c *Controller) Record(now time.Time, rec *envelope.Record) {
 		c.CloseSession(Ending{linkv1.Reason_REASON_OPERATOR, string(rec.Payload)})
 		return
 	}
-	if c.state >= Closing && rec.Kind != envelope.Attached {
+	if c.state >= Closing {
 		return
 	}
 	if rec.Stable > c.accepted && !(rec.Kind.IsFrame() && rec.Seq == c.accepted+1) {
@@ -283,27 +279,22 @@ func (c *Controller) farNews(delivered uint64) {
 	}
 	c.probeAt = time.Time{}
 	c.cursor = max(c.cursor, delivered+1)
-	for len(c.inflight) > 0 && c.first <= delivered { // delivered is persisted, acknowledged or not
-		c.inflight = c.inflight[1:]
-		c.first++
-		c.lastAt = -1
-	}
 }
 
 // A Produce is one record to produce, and what identifies its outcome.
 type Produce struct {
 	Record envelope.Record
 	round  uint32
-	alone  uint64 // delivered, when the record carries nothing else
 }
 
 // Pending returns the next record to produce, if there is one now. Each must
 // be answered by Produced, in any order.
 func (c *Controller) Pending(now time.Time) (p Produce, ok bool) {
 	c.arm(now)
-	if !c.retryAt.IsZero() && now.Before(c.retryAt) {
+	if !c.retryAt.IsZero() && !due(c.retryAt, now) {
 		return p, false
 	}
+	c.retryAt = time.Time{}
 	p.round = c.round
 	p.Record = envelope.Record{
 		Attempt: c.attempt, Session: c.id, Incarnation: c.incarnation,
@@ -312,12 +303,9 @@ func (c *Controller) Pending(now time.Time) (p Produce, ok bool) {
 	switch {
 	case c.cursor <= c.out.Last():
 		f := c.out.Frame(c.cursor)
-		if len(c.inflight) == 0 {
-			c.first = c.cursor
-		}
 		c.cursor++
 		c.sent = max(c.sent, f.Seq)
-		c.inflight = append(c.inflight, produce{})
+		c.flight.add(f.Seq)
 		p.Record.Kind, p.Record.Seq, p.Record.Payload = envelope.Kind(f.Kind), f.Seq, f.Payload
 	case c.state >= Closing || c.aloneFly:
 		return p, false
@@ -331,7 +319,7 @@ func (c *Controller) Pending(now time.Time) (p Produce, ok bool) {
 		return p, false
 	}
 	if !p.Record.Kind.IsFrame() {
-		c.aloneFly, c.aloneOwed, p.alone = true, false, c.consumed
+		c.aloneFly, c.aloneOwed = true, false
 	}
 	c.report()
 	c.reportAt = time.Time{}
@@ -372,37 +360,28 @@ func (c *Controller) Produced(now time.Time, p *Produce, offset int64, err error
 			c.backoff(now)
 			return
 		}
-		c.told = max(c.told, p.alone)
+		c.failures = 0
 		return
 	}
-	if p.round != c.round || p.Record.Seq < c.first || p.Record.Seq >= c.first+uint64(len(c.inflight)) {
+	if p.round != c.round || !c.flight.has(p.Record.Seq) {
 		return
 	}
 	if err != nil {
 		if seeded.On(seeded.CloseOnce) && c.state == Closing {
-			c.state, c.closeAt = Over, c.lastAt
+			c.state, c.closeAt = Over, c.flight.at
 			return
 		}
-		c.again(now, p.Record.Seq)
+		c.again(now, min(p.Record.Seq, c.flight.first))
 		return
 	}
-	c.inflight[p.Record.Seq-c.first] = produce{true, offset}
-	for len(c.inflight) > 0 && c.inflight[0].done {
-		if c.inflight[0].offset <= c.lastAt {
-			c.again(now, c.first)
-			return
-		}
-		c.failures, c.retryAt = 0, time.Time{}
-		c.lastAt = c.inflight[0].offset
-		_ = c.out.Persist(c.first) // produced, so pushed
-		c.inflight = c.inflight[1:]
-		c.first++
+	if !c.flight.done(p.Record.Seq, offset) {
+		c.again(now, c.flight.first)
+		return
 	}
-	if len(c.inflight) == 0 {
-		c.inflight = nil
-	}
+	c.failures, c.retryAt = 0, time.Time{}
+	_ = c.out.Persist(c.flight.first - 1) // produced, so pushed
 	if c.state == Closing && c.out.Persisted() == c.out.Last() {
-		c.state, c.closeAt = Over, c.lastAt
+		c.state, c.closeAt = Over, c.flight.at
 	}
 }
 
@@ -410,9 +389,8 @@ func (c *Controller) Produced(now time.Time, p *Produce, offset int64, err error
 // dropped as a hole must stand behind its predecessor.
 func (c *Controller) again(now time.Time, seq uint64) {
 	c.round++
-	seq = min(seq, c.first)
-	c.cursor, c.inflight = max(seq, c.out.Persisted()+1), nil
-	c.first = c.cursor
+	c.cursor = max(seq, c.out.Persisted()+1)
+	c.flight.reset(c.cursor)
 	c.backoff(now)
 }
 
@@ -452,6 +430,6 @@ func (c *Controller) Wake() time.Time {
 func (c *Controller) Clone() *Controller {
 	d := *c
 	d.End = c.End.clone()
-	d.inflight = slices.Clone(c.inflight)
+	d.flight = c.flight.clone()
 	return &d
 }

@@ -1,7 +1,6 @@
 package session
 
 import (
-	"slices"
 	"time"
 
 	"github.com/moorage-dev/moorage/proto/envelope"
@@ -23,16 +22,15 @@ type Relay struct {
 	welcomed    bool
 
 	// Up: agent side to log.
-	next       uint64    // next seq to come from the agent side
-	closed     bool      // its CLOSE was taken; nothing follows
-	inflight   []produce // seqs acked+1 … next-1
-	acked      uint64    // highest contiguous seq known persisted
-	ackedAt    int64     // offset of acked; -1: not known, and lower than any to come
-	ackTold    uint64    // last acked that was sent to the agent side
-	delivered  uint64    // what the agent side's application has: maximum of its news
-	carried    uint64    // last delivered put into a record
-	carryOwed  bool      // delivered must be produced even if it is no news: a probe's answer
-	probeAsked bool      // the agent side asked for the controller's delivered
+	next       uint64 // next seq to come from the agent side
+	closed     bool   // its CLOSE was taken; nothing follows
+	flight     flight // what of it this stream has under way
+	acked      uint64 // highest contiguous seq known persisted
+	ackTold    uint64 // last acked that was sent to the agent side
+	delivered  uint64 // what the agent side's application has: maximum of its news
+	carried    uint64 // last delivered put into a record
+	carryOwed  bool   // delivered must be produced even if it is no news: a probe's answer
+	probeAsked bool   // the agent side asked for the controller's delivered
 
 	// Down: log to agent side.
 	expect     uint64 // next down seq to pass on
@@ -49,17 +47,12 @@ type Relay struct {
 	interval  time.Duration
 }
 
-type produce struct {
-	done   bool
-	offset int64
-}
-
 // NewRelay returns the relay for a stream that began with h, bound to the
 // given start position and incarnation: h's own at a resume.
 func NewRelay(now time.Time, h *Hello, start envelope.Position, inc envelope.Incarnation, interval time.Duration) *Relay {
 	r := &Relay{
 		id: h.ID(), incarnation: inc, attempt: h.Attempt, start: start, maxFrame: MaxFrame,
-		next: h.Persisted + 1, acked: h.Persisted, ackedAt: -1, ackTold: h.Persisted,
+		next: h.Persisted + 1, flight: newFlight(h.Persisted + 1), acked: h.Persisted, ackTold: h.Persisted,
 		delivered: h.Delivered, carried: h.Delivered,
 		expect: h.LastDown + 1, position: start.Offset,
 		lastHeard: now, lastSent: now, interval: interval,
@@ -88,7 +81,7 @@ func (r *Relay) Incarnation() envelope.Incarnation { return r.incarnation }
 func (r *Relay) Position() int64 { return r.position }
 
 // InFlight returns the number of up frames produced and not acknowledged.
-func (r *Relay) InFlight() int { return len(r.inflight) }
+func (r *Relay) InFlight() int { return len(r.flight.open) }
 
 func (r *Relay) record(kind envelope.Kind) envelope.Record {
 	r.carried = r.delivered
@@ -163,7 +156,7 @@ func (r *Relay) Frame(now time.Time, f Frame) (rec envelope.Record, ok bool, err
 	rec = r.record(f.Kind)
 	rec.Seq, rec.Payload = f.Seq, f.Payload
 	r.next++
-	r.inflight = append(r.inflight, produce{})
+	r.flight.add(f.Seq)
 	if seeded.On(seeded.AckBeforeKafka) {
 		r.acked = f.Seq
 	}
@@ -173,29 +166,20 @@ func (r *Relay) Frame(now time.Time, f Frame) (rec envelope.Record, ok bool, err
 // Produced takes the outcome of producing an up frame. An error ends the
 // stream; what was not acknowledged will come again on the next.
 func (r *Relay) Produced(seq uint64, offset int64, err error) error {
-	first := r.next - uint64(len(r.inflight))
-	if seq < first {
-		return nil // delivered meanwhile
+	if !r.flight.has(seq) {
+		return nil
 	}
 	if err != nil {
 		if seeded.On(seeded.AckPastFailure) {
-			offset = r.ackedAt + 1
+			offset = r.flight.at + 1
 		} else {
 			return ErrProduce
 		}
 	}
-	r.inflight[seq-first] = produce{true, offset}
-	for len(r.inflight) > 0 && r.inflight[0].done {
-		if r.inflight[0].offset <= r.ackedAt {
-			return ErrSwapped
-		}
-		r.ackedAt = r.inflight[0].offset
-		r.acked = max(r.acked, r.next-uint64(len(r.inflight)))
-		r.inflight = r.inflight[1:]
+	if !r.flight.done(seq, offset) {
+		return ErrSwapped
 	}
-	if len(r.inflight) == 0 {
-		r.inflight = nil
-	}
+	r.acked = max(r.acked, r.flight.first-1)
 	return nil
 }
 
@@ -286,20 +270,11 @@ func (r *Relay) TakenOver(attempt uint32) bool {
 }
 
 // farNews takes the controller's delivered. What was delivered is persisted,
-// whether or not this stream saw it acknowledged.
+// whether or not this stream saw it acknowledged or even had it.
 func (r *Relay) farNews(delivered uint64) {
 	r.far = max(r.far, delivered)
-	if r.far <= r.acked {
-		return
-	}
-	r.acked, r.ackedAt = r.far, -1 // what follows is produced after this was read: higher offsets
-	first := r.next - uint64(len(r.inflight))
-	switch {
-	case r.far >= r.next:
-		r.next, r.inflight = r.far+1, nil
-	case r.far >= first:
-		r.inflight = slices.Clone(r.inflight[r.far-first+1:])
-	}
+	r.acked = max(r.acked, r.far)
+	r.next = max(r.next, r.far+1)
 }
 
 // Advanced notes that no record of this session stands before offset next
@@ -343,6 +318,6 @@ func (r *Relay) Dead(now time.Time, paused bool) bool {
 // Clone returns a copy that shares nothing that changes.
 func (r *Relay) Clone() *Relay {
 	c := *r
-	c.inflight = slices.Clone(r.inflight)
+	c.flight = r.flight.clone()
 	return &c
 }

@@ -552,3 +552,67 @@ func TestEndRefusesAHole(t *testing.T) {
 		t.Error("the application did not get exactly x")
 	}
 }
+
+// A zombie copy of a frame from an older stream is delivered while this
+// stream's own copy failed and the next frame stands before it in the log:
+// the reader dropped that one as a hole, so it must not be acknowledged.
+func TestDeliveredProvesNothingOfLaterFrames(t *testing.T) {
+	t.Run("relay", func(t *testing.T) {
+		s := newStory(t)
+		s.attach(gateA)
+		s.agent.Write([]byte("2"))
+		s.agent.Write([]byte("3"))
+		for range 2 {
+			u, _ := s.agent.Pending(s.now)
+			if _, _, err := s.relay.Frame(s.now, u.Frame); err != nil {
+				t.Fatal(err)
+			}
+		}
+		far := envelope.Record{Kind: envelope.Delivered, Session: s.relay.id, Incarnation: inc1, Attempt: 1, Delivered: 2}
+		if _, err := s.relay.Record(s.now, 50, &far); err != nil {
+			t.Fatal(err)
+		}
+		err := s.relay.Produced(2, 0, errLost)
+		if err == nil {
+			err = s.relay.Produced(3, 40, nil)
+		}
+		if err == nil || s.relay.acked > 2 {
+			t.Errorf("stream ended with %v, acknowledged %d; want an error and 2", err, s.relay.acked)
+		}
+	})
+	t.Run("controller", func(t *testing.T) {
+		s := newStory(t)
+		s.attach(gateA)
+		s.ctl.Write([]byte("2"))
+		s.ctl.Write([]byte("3"))
+		two, _ := s.ctl.Pending(s.now)
+		three, _ := s.ctl.Pending(s.now)
+		s.ctl.Record(s.now, &envelope.Record{Kind: envelope.Delivered, Attempt: 1, Session: s.ctl.id, Incarnation: inc1, Delivered: 2})
+		s.ctl.Produced(s.now, &three, 40, nil)
+		s.ctl.Produced(s.now, &two, 0, errLost)
+		if s.ctl.Persisted() > 2 {
+			t.Errorf("persisted %d, want 2", s.ctl.Persisted())
+		}
+		s.now = s.now.Add(time.Second)
+		if p, ok := s.ctl.Pending(s.now); !ok || p.Record.Seq != 3 {
+			t.Errorf("produces %v %v, want seq 3 again", ok, p.Record.Seq)
+		}
+	})
+}
+
+// A timer that was obeyed must not be asked for again, or its owner spins.
+func TestWakeIsNeverInThePastAfterPending(t *testing.T) {
+	s := newStory(t)
+	s.attach(gateA)
+	s.agent.Write([]byte("x"))
+	s.pump()
+	s.want("controller", &s.ctl.End, "x")
+	s.after(2*time.Second, true)
+	s.ctl.aloneOwed = true
+	p, _ := s.ctl.Pending(s.now)
+	s.ctl.Produced(s.now, &p, 0, errLost)
+	s.after(2*time.Second, true)
+	if at := s.ctl.Wake(); !at.After(s.now) {
+		t.Errorf("wakes %v ago with nothing left to do", s.now.Sub(at))
+	}
+}
