@@ -19,7 +19,7 @@ import (
 // as moorage's, by bytes and by time.
 const (
 	deliveredEvery = 256 << 10
-	deliveredAfter = 20 * time.Millisecond
+	deliveredAfter = time.Second
 )
 
 // AppConfig says what RunApp reads.

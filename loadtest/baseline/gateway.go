@@ -118,15 +118,17 @@ func (g *gateway) Attach(grpcStream grpc.BidiStreamingServer[linkv1.AttachReques
 		Version: 1, UpWindow: Window, MaxFrame: MaxFrame, HeartbeatIntervalMs: 5000,
 		StartPosition: &linkv1.Position{Partition: p},
 	}}})
+	told := uint64(0)
 	for err == nil {
 		var m *linkv1.AttachRequest
 		if m, err = s.Recv(); err != nil {
 			break
 		}
 		f := m.GetFrame()
-		if h := m.GetHeartbeat(); h != nil && h.Delivered > 0 {
+		if h := m.GetHeartbeat(); h.GetDelivered() > told {
 			f = &linkv1.Frame{Delivered: h.Delivered}
 		}
+		told = max(told, f.GetDelivered())
 		if f != nil {
 			err = g.produce(id, p, f, ack{s, f.Seq})
 		}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+
+	"github.com/moorage-dev/moorage/loadtest/baseline"
+)
+
+// A system is what is measured: a gateway process and an application process
+// on Kafka, both started by us.
+type system struct {
+	name string
+	// prepare makes topics and the like, once.
+	prepare func(ctx context.Context, b *bench) error
+	// gateway and app start the processes; env is for measurements of memory.
+	gateway func(ctx context.Context, b *bench, env []string, listen, admin string) (*process, error)
+	app     func(ctx context.Context, b *bench) (*process, error)
+}
+
+// controller is the name of the bench's controller.
+const controller = "bench"
+
+var relay = system{
+	name: "relay",
+	prepare: func(ctx context.Context, b *bench) error {
+		return baseline.Topics{Brokers: []string{b.kafka}}.Create(ctx)
+	},
+	gateway: func(ctx context.Context, b *bench, env []string, listen, admin string) (*process, error) {
+		return startRole(ctx, env, "relay-gateway", "-kafka", b.kafka, "-listen", listen, "-admin", admin)
+	},
+	app: func(ctx context.Context, b *bench) (*process, error) {
+		return startRole(ctx, nil, "relay-app", "-kafka", b.kafka)
+	},
+}
+
+var moorage = system{
+	name: "moorage",
+	prepare: func(ctx context.Context, b *bench) error {
+		out, err := exec.CommandContext(ctx, b.moorage, "topics", "create", "--kafka", b.kafka,
+			"--controller", controller, "--single-broker").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("bench: topics create: %w: %s", err, out)
+		}
+		return nil
+	},
+	gateway: func(ctx context.Context, b *bench, env []string, listen, admin string) (*process, error) {
+		return start(ctx, env, b.moorage, "gateway", "--kafka", b.kafka, "--listen", listen, "--admin", admin,
+			"--name", "bench", "--insecure", "--cache-bytes", "4MiB", "--log-level", "warn")
+	},
+	app: func(ctx context.Context, b *bench) (*process, error) {
+		return startRole(ctx, nil, "app", "-kafka", b.kafka)
+	},
+}
+
+// A running is one system, up.
+type running struct {
+	*system
+	bench         *bench
+	gateway, app  *process
+	addr, metrics string
+}
+
+// up starts a system with an empty gateway.
+func (b *bench) up(ctx context.Context, s *system, env ...string) (*running, error) {
+	r := &running{system: s, bench: b}
+	var err error
+	if r.app, err = s.app(ctx, b); err != nil {
+		return nil, err
+	}
+	if err = r.startGateway(ctx, env...); err != nil {
+		r.down()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *running) startGateway(ctx context.Context, env ...string) (err error) {
+	if r.addr, err = freeAddr(); err != nil {
+		return err
+	}
+	if r.metrics, err = freeAddr(); err != nil {
+		return err
+	}
+	if r.gateway, err = r.system.gateway(ctx, r.bench, env, r.addr, r.metrics); err != nil {
+		return err
+	}
+	return waitListening(ctx, r.addr)
+}
+
+func (r *running) down() {
+	r.gateway.stop()
+	r.app.stop()
+}
+
+// agent returns an agent of the i-th name for this system.
+func (r *running) agent(i int, m baseline.Mode) *agent {
+	return newAgent(r.addr, controller, fmt.Sprintf("agent-%d", i), m)
+}
