@@ -1,0 +1,113 @@
+# Everyday work: make quick. Before a push: make test.
+# Tools are pinned in .ci/tools.mod, apart from what the program itself uses.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+GO := go
+TOOL := $(GO) tool -modfile=.ci/tools.mod
+VERSION = $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# Packages whose tests start processes, Java or a thousand simulations.
+SLOW := /e2e(/|$$)|/broker/apachetest$$|/session/explore$$
+# Those of them that run with -race: one process, and many goroutines.
+IN_PROCESS := /e2e/sim$$
+QUICK_PACKAGES = $$($(GO) list ./... | grep -vE '$(SLOW)')
+SIM_PACKAGES = $$($(GO) list ./... | grep -E '$(IN_PROCESS)' || true)
+PROCESS_PACKAGES = $$($(GO) list ./... | grep -E '$(SLOW)' | grep -vE '$(IN_PROCESS)')
+
+.PHONY: help
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## the static binary: bin/moorage
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/moorage ./cmd/moorage
+
+.PHONY: quick
+quick: ## what needs no Java, within two minutes
+	$(GO) vet ./...
+	$(GO) test -timeout 5m $(QUICK_PACKAGES)
+
+.PHONY: test
+test: check mutants test-race test-sim test-process ## everything; needs Java 17 and Maven, installs Apache Kafka into the user's cache
+
+.PHONY: test-race
+test-race: ## the quick packages under the race detector
+	$(GO) test -race -timeout 10m $(QUICK_PACKAGES)
+
+.PHONY: test-sim
+test-sim: ## a thousand simulated runs, under the race detector
+	packages="$(SIM_PACKAGES)"; [ -z "$$packages" ] || $(GO) test -race -timeout 20m $$packages
+
+.PHONY: test-process
+test-process: ## the explorer, real processes and a real Apache Kafka, one package at a time
+	$(GO) test -p 1 -timeout 30m $(PROCESS_PACKAGES)
+
+.PHONY: mutants
+mutants: ## switch the seeded bugs on, one at a time: each must be found
+	$(GO) test -tags seeded -timeout 20m -run Mutants -v ./e2e/mutants/...
+
+.PHONY: explore
+explore: ## the explorer with larger bounds; takes its time
+	$(GO) test -timeout 4h -v ./session/explore/ -args -explore.bounds=large
+
+.PHONY: bench
+bench: build ## measure against the baseline, on a Kafka it starts
+	mkdir -p build
+	$(GO) run ./loadtest/bench -moorage bin/moorage -out build/bench.json
+
+.PHONY: fuzz
+fuzz: ## every fuzz test for FUZZTIME (10s)
+	@for package in $$($(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./...); do \
+		for name in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+			echo "$$package $$name"; \
+			$(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $${FUZZTIME:-10s} $$package; \
+		done; \
+	done
+
+.PHONY: check
+check: check-format check-vet check-lint check-proto check-shell check-deployments ## all that reads the code without running it
+
+.PHONY: check-format
+check-format:
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted" >&2; exit 1; }
+	$(GO) fix -diff ./...
+
+.PHONY: check-vet
+check-vet:
+	$(GO) vet ./...
+	$(GO) vet -tags seeded ./...
+
+.PHONY: check-lint
+check-lint:
+	$(TOOL) staticcheck ./...
+	$(GO) test -count 1 . # the arrows between packages
+
+.PHONY: check-proto
+check-proto:
+	$(TOOL) buf lint
+	$(TOOL) buf breaking --against proto/frozen.binpb
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(TOOL) buf generate -o "$$fresh"; \
+	for file in $$(cd "$$fresh" && find . -name '*.go'); do \
+		diff -u "$$file" "$$fresh/$$file" || { echo "generated code is stale: make proto" >&2; exit 1; }; \
+	done
+
+.PHONY: check-shell
+check-shell:
+	@if command -v shellcheck >/dev/null; then shellcheck .ci/run; else bash -n .ci/run; fi
+
+.PHONY: check-deployments
+check-deployments:
+	cd deployments/verify && $(GO) test -count 1 ./...
+
+.PHONY: proto
+proto: ## generate the Go code of the messages
+	$(TOOL) buf generate
+
+.PHONY: proto-freeze
+proto-freeze: ## make today's messages what later ones must stay compatible with; for a release
+	$(TOOL) buf build -o proto/frozen.binpb
