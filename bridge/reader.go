@@ -1,81 +1,288 @@
 package bridge
 
 import (
+	"context"
+	"fmt"
+	"sync"
 	"time"
-
-	"github.com/moorage-dev/moorage/proto/envelope"
 )
 
-// A Message is one record as it stands in Kafka. Key and Value are pieces of
-// a whole fetch response: they are never overwritten, but who keeps them
-// keeps all of it, so keep a copy.
-type Message struct {
-	Offset     int64
-	Key, Value []byte // a nil Value is a tombstone
-	Time       time.Time
+const (
+	// lookEvery is how often metadata of what is read are asked for: a topic
+	// created again may show by nothing else.
+	lookEvery = 5 * time.Second
+	// scanWait is a scan's long poll at the log's end, while the follower has
+	// not taken over.
+	scanWait = 20 * time.Millisecond
+	// goneFor is how long metadata must say that a topic does not exist before
+	// that is final.
+	goneFor = 5 * time.Second
+)
+
+// A Reader reads partitions. It has connections of its own: to each broker
+// one for what is followed and one for what is behind. All its methods may be
+// called concurrently.
+type Reader struct {
+	c    *Client
+	life context.Context // ends with Close
+	end  context.CancelCauseFunc
+	wg   sync.WaitGroup
+	wake chan struct{} // holds one token when there may be homeless feeds
+
+	live, scan *fetcher
+
+	mu     sync.Mutex // guards what follows; taken last of all
+	closed bool
+	tails  map[tailOf]*Tail
+	asking bool                 // metadata are being asked for
+	since  map[string]time.Time // since when metadata deny a topic
 }
 
-// A Reader reads partitions. It has connections of its own.
-type Reader struct{}
+// tailOf names one life of one partition.
+type tailOf struct {
+	topic     Topic
+	partition int32
+}
 
-func (c *Client) NewReader() (*Reader, error) { return nil, errTODO }
+// NewReader makes a reader. It connects when there is something to read.
+func (c *Client) NewReader() (*Reader, error) {
+	r := &Reader{
+		c:     c,
+		wake:  make(chan struct{}, 1),
+		tails: make(map[tailOf]*Tail),
+		since: make(map[string]time.Time),
+	}
+	r.life, r.end = context.WithCancelCause(c.life)
+	r.live = r.newFetcher("live", c.cfg.FetchWait, 0)
+	r.scan = r.newFetcher("scan", scanWait, c.cfg.Scans)
+	if err := c.adopt(r); err != nil {
+		return nil, err
+	}
+	r.wg.Go(r.tend)
+	return r, nil
+}
 
-func (r *Reader) Close() error { return errTODO }
+func (r *Reader) newFetcher(name string, wait time.Duration, behind int) *fetcher {
+	return &fetcher{r: r, name: name, wait: wait, behind: behind, feeds: make(map[*feed]struct{}), loops: make(map[int32]*loop)}
+}
 
-// Follow passes every record from `from` on to h, in offset order, from one
-// goroutine at a time, until Stop. It survives failover. h must not block:
-// partitions with the same leader share the goroutine that calls it. fail is
-// called at most once, with a final error: ErrOutOfRange or ErrTopicChanged.
-func (r *Reader) Follow(t Topic, partition int32, from int64, h func(Message), fail func(error)) *Follower {
+// Close ends the reader. Subscriptions and followers that are left are told
+// ErrClosed.
+func (r *Reader) Close() error {
+	r.c.disown(r)
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.end(ErrClosed)
+	for _, f := range []*fetcher{r.live, r.scan} {
+		f.mu.Lock()
+		for _, l := range f.loops {
+			if l.conn != nil {
+				l.conn.cut()
+			}
+		}
+		f.mu.Unlock()
+	}
+	r.wg.Wait()
+	for _, f := range []*fetcher{r.live, r.scan} {
+		for _, fd := range f.all() {
+			f.kill(fd, ErrClosed)
+		}
+	}
+	r.mu.Lock()
+	tails := make([]*Tail, 0, len(r.tails))
+	for _, t := range r.tails {
+		tails = append(tails, t)
+	}
+	r.mu.Unlock()
+	for _, t := range tails {
+		t.dead(ErrClosed)
+	}
 	return nil
 }
 
-// A Follower reads one partition.
-type Follower struct{}
-
-// Next returns the offset below which every record has been passed on.
-func (f *Follower) Next() int64 { return 0 }
-
-// Stop ends the follower. It waits until h is no longer running, so h must
-// not call it, and the caller must hold no lock that h takes.
-func (f *Follower) Stop() {}
-
-// A Sink takes the records of one session. Its methods are called by one
-// goroutine at a time, must not block and must not call the subscription's
-// Cancel.
-type Sink interface {
-	// Record takes each record of the session (the raw envelope) in offset
-	// order, each once. False: the sink is full; it gets nothing more, this
-	// record included, until Resume. Value is a piece of a whole fetch
-	// response: keep a copy, not the slice.
-	Record(offset int64, value []byte) bool
-	// Advanced says that every record of this session below next has been
-	// handed over: about once a second while live if next moved, and when a
-	// catch-up finishes.
-	Advanced(next int64)
-	// Failed is final: ErrOutOfRange, ErrTopicChanged, ErrClosed.
-	Failed(err error)
+// start runs f in a goroutine that Close waits for. False: it is too late.
+func (r *Reader) start(f func()) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return false
+	}
+	r.wg.Go(f)
+	return true
 }
 
-// A Tail is the shared reading of one partition.
-type Tail struct{}
+// kick makes tend look.
+func (r *Reader) kick() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
 
-// Tail returns the tail of one partition, always the same one.
-func (r *Reader) Tail(t Topic, partition int32) *Tail { return nil }
+// tend finds loops for homeless feeds, moves feeds after their leaders, frees
+// loops from brokers that hang, and watches the topics' ids.
+func (r *Reader) tend() {
+	tick := time.NewTicker(tendEvery)
+	defer tick.Stop()
+	for {
+		var soon <-chan time.Time
+		if wait := r.place(); wait > 0 {
+			soon = time.After(wait)
+		}
+		select {
+		case <-r.wake:
+		case <-soon:
+		case <-tick.C:
+			r.unstick()
+		case <-r.life.Done():
+			return
+		}
+	}
+}
 
-// Subscribe hands the session's records from `from` on to s. It never blocks.
-func (t *Tail) Subscribe(id envelope.SessionID, from int64, s Sink) *Subscription { return nil }
+// place looks at every feed. It returns when to look again; 0: when kicked.
+func (r *Reader) place() (again time.Duration) {
+	now := time.Now()
+	ask := make(map[string]bool)
+	sooner := func(d time.Duration) {
+		if again == 0 || d < again {
+			again = d
+		}
+	}
+	for _, f := range []*fetcher{r.live, r.scan} {
+		for _, fd := range f.all() {
+			v := r.c.cluster.view(fd.topic.Name)
+			f.mu.Lock()
+			failed, after, home := fd.failed, fd.after, fd.loop != nil
+			f.mu.Unlock()
+			if v == nil || !v.at.After(failed) || now.Sub(v.at) >= lookEvery {
+				ask[fd.topic.Name] = true
+				if v == nil || !v.at.After(failed) {
+					continue
+				}
+			}
+			switch {
+			case r.denied(fd.topic.Name, v, now):
+				f.kill(fd, fmt.Errorf("%w: %s is gone", ErrTopicChanged, fd.topic.Name))
+			case v.err == nil && v.ID != fd.topic.ID:
+				f.kill(fd, fmt.Errorf("%w: %s has the id %v, not %v", ErrTopicChanged, fd.topic.Name, v.ID, fd.topic.ID))
+			case home:
+				f.follow(fd, v, now)
+			case now.Before(after):
+				sooner(after.Sub(now))
+			case v.leader(fd.partition) < 0:
+				ask[fd.topic.Name] = true
+				sooner(retryAfter)
+			default:
+				f.mu.Lock()
+				if !fd.gone && fd.loop == nil {
+					f.placeLocked(fd, now)
+				}
+				f.mu.Unlock()
+			}
+		}
+	}
+	r.ask(ask)
+	return again
+}
 
-// A Subscription is one session's reading of a tail.
-type Subscription struct{}
+// denied reports whether metadata have denied the topic for long enough.
+func (r *Reader) denied(topic string, v *topicView, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if v.err == nil {
+		delete(r.since, topic)
+		return false
+	}
+	if r.since[topic].IsZero() {
+		r.since[topic] = now
+	}
+	return now.Sub(r.since[topic]) >= goneFor
+}
 
-// Resume goes on after Record returned false; from is the first offset
-// wanted. It never blocks and may be called from within Record.
-func (s *Subscription) Resume(from int64) {}
+// looked reports whether metadata have been asked since the feed last failed,
+// and lately, and still show the feed's topic.
+func (r *Reader) looked(fd *feed) bool {
+	v := r.c.cluster.view(fd.topic.Name)
+	return v != nil && v.err == nil && v.ID == fd.topic.ID && time.Since(v.at) < time.Second
+}
 
-// Next returns the offset below which every record of the session has been handed over.
-func (s *Subscription) Next() int64 { return 0 }
+// follow moves a feed whose leader is another than its loop's broker, so that
+// nobody waits for a former leader to say so.
+func (f *fetcher) follow(fd *feed, v *topicView, now time.Time) {
+	leader := v.leader(fd.partition)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if fd.gone || fd.loop == nil || leader < 0 || leader == fd.loop.broker {
+		return
+	}
+	fd.loop.drop(fd)
+	f.placeLocked(fd, now)
+}
 
-// Cancel ends the subscription. After it returns the sink is not called again;
-// so it waits for a call under way: hold no lock that the sink takes.
-func (s *Subscription) Cancel() {}
+// unstick cuts the connection of a loop that waits for a broker which has
+// lost the leadership of all it waits for.
+func (r *Reader) unstick() {
+	now := time.Now()
+	ask := make(map[string]bool)
+	for _, f := range []*fetcher{r.live, r.scan} {
+		f.mu.Lock()
+		for _, l := range f.loops {
+			if l.asked.IsZero() || now.Sub(l.asked) < f.wait+patience {
+				continue
+			}
+			moved := true
+			for _, fd := range l.asking {
+				ask[fd.topic.Name] = true
+				moved = moved && fd.loop != l
+			}
+			if moved && l.conn != nil {
+				l.conn.cut()
+			}
+		}
+		f.mu.Unlock()
+	}
+	r.ask(ask)
+}
+
+// ask has metadata asked for, one question at a time, and place look afterwards.
+func (r *Reader) ask(topics map[string]bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(topics) == 0 || r.asking || r.closed {
+		return
+	}
+	r.asking = true
+	r.wg.Go(func() {
+		names := make([]string, 0, len(topics))
+		for t := range topics {
+			names = append(names, t)
+		}
+		if _, err := r.c.cluster.refresh(r.life, false, names...); err != nil {
+			r.c.cfg.Logger.Debug("no metadata", "err", err)
+			select {
+			case <-time.After(retryAfter):
+			case <-r.life.Done():
+			}
+		}
+		r.mu.Lock()
+		r.asking = false
+		r.mu.Unlock()
+		r.kick()
+	})
+}
+
+func (f *fetcher) all() []*feed {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	feeds := make([]*feed, 0, len(f.feeds))
+	for fd := range f.feeds {
+		feeds = append(feeds, fd)
+	}
+	return feeds
+}
+
+func mayNotRead(user, topic string) error {
+	return fmt.Errorf("bridge: user %q may not read topic %s: grant Read on it", user, topic)
+}

@@ -1,0 +1,265 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/IBM/sarama"
+
+	"github.com/moorage-dev/moorage/proto/envelope"
+)
+
+// A cluster is what is known of the brokers and topics, and the one
+// connection over which it is asked for.
+type cluster struct {
+	c *Client
+
+	mu      sync.Mutex // guards what follows, to running
+	brokers map[int32]string
+	control int32                 // the broker to which topics are entrusted
+	topics  map[string]*topicView // the latest answer for each topic asked for
+	next    *round                // those who wait for the next question
+	running bool                  // ask runs in a goroutine
+
+	// conn and good belong to the goroutine that asks.
+	conn *conn
+	good string // the address that answered last
+}
+
+// A topicView is one answer about one topic; it never changes.
+type topicView struct {
+	Topic
+	err      error // ErrNoTopic, or that we may not know
+	leaders  []int32
+	replicas int // of the partition that has the fewest
+	internal bool
+	at       time.Time
+}
+
+// leader returns the id of the partition's leader; -1: none now.
+func (v *topicView) leader(partition int32) int32 {
+	if v == nil || v.err != nil || int(partition) >= len(v.leaders) {
+		return -1
+	}
+	return v.leaders[partition]
+}
+
+// A round is one question, shared by all who came while an earlier one was
+// under way: an answer is never older than the call that gets it.
+type round struct {
+	topics map[string]bool
+	all    bool
+	done   chan struct{} // closed when views and err are set
+	views  map[string]*topicView
+	err    error
+}
+
+// refresh asks now for the topics named, or for all. The error says only that
+// no broker answered; what is wrong with a topic stands in its view.
+func (cl *cluster) refresh(ctx context.Context, all bool, topics ...string) (map[string]*topicView, error) {
+	cl.mu.Lock()
+	if cl.c.life.Err() != nil {
+		cl.mu.Unlock()
+		return nil, ErrClosed
+	}
+	r := cl.next
+	if r == nil {
+		r = &round{topics: make(map[string]bool), done: make(chan struct{})}
+		cl.next = r
+	}
+	r.all = r.all || all
+	for _, t := range topics {
+		r.topics[t] = true
+	}
+	if !cl.running {
+		cl.running = true
+		cl.c.wg.Go(cl.run)
+	}
+	cl.mu.Unlock()
+	select {
+	case <-r.done:
+		return r.views, r.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// run asks as long as there are questions.
+func (cl *cluster) run() {
+	for {
+		cl.mu.Lock()
+		r := cl.next
+		cl.next = nil
+		if r == nil {
+			cl.running = false
+			cl.mu.Unlock()
+			return
+		}
+		cl.mu.Unlock()
+		r.err = cl.ask(r)
+		close(r.done)
+	}
+}
+
+// ask puts one question to one broker after the other until one answers.
+func (cl *cluster) ask(r *round) error {
+	req := &sarama.MetadataRequest{Version: 11}
+	if !r.all {
+		for t := range r.topics {
+			req.Topics = append(req.Topics, t)
+		}
+	}
+	var failed error
+	for _, addr := range cl.candidates() {
+		if cl.c.life.Err() != nil {
+			return ErrClosed
+		}
+		resp, err := cl.askAt(addr, req)
+		if err == nil {
+			cl.good = addr
+			r.views = cl.learn(resp)
+			return nil
+		}
+		err = fmt.Errorf("bridge: Kafka broker %s: %w (%s)", addr, err, hint(err))
+		// A refused login tells more than a broker that is down.
+		if _, auth := errors.AsType[*authError](err); failed == nil || auth {
+			failed = err
+		}
+	}
+	return failed
+}
+
+func (cl *cluster) askAt(addr string, req *sarama.MetadataRequest) (*sarama.MetadataResponse, error) {
+	if cl.conn != nil && cl.conn.Addr() != addr {
+		cl.hangUp()
+	}
+	fresh := cl.conn == nil
+	for {
+		if cl.conn == nil {
+			var err error
+			if cl.conn, err = cl.c.dial(cl.c.life, addr, adminTimeout); err != nil {
+				return nil, err
+			}
+		}
+		stop := context.AfterFunc(cl.c.life, cl.conn.cut)
+		resp, err := cl.conn.GetMetadata(req)
+		stop()
+		if err == nil {
+			return resp, nil
+		}
+		cl.hangUp()
+		// A connection that was kept may have been closed for idleness since.
+		if fresh || isTimeout(err) {
+			return nil, err
+		}
+		fresh = true
+	}
+}
+
+func (cl *cluster) hangUp() {
+	cl.conn.close()
+	cl.conn = nil
+}
+
+// candidates are the address that answered last, then the brokers known, then
+// those configured.
+func (cl *cluster) candidates() []string {
+	var addrs []string
+	add := func(addr string) {
+		if addr != "" && !slices.Contains(addrs, addr) {
+			addrs = append(addrs, addr)
+		}
+	}
+	add(cl.good)
+	cl.mu.Lock()
+	known := make([]string, 0, len(cl.brokers))
+	for _, addr := range cl.brokers {
+		known = append(known, addr)
+	}
+	cl.mu.Unlock()
+	slices.Sort(known)
+	for _, addr := range known {
+		add(addr)
+	}
+	for _, addr := range cl.c.cfg.Brokers {
+		add(addr)
+	}
+	return addrs
+}
+
+// learn keeps an answer.
+func (cl *cluster) learn(resp *sarama.MetadataResponse) map[string]*topicView {
+	now := time.Now()
+	views := make(map[string]*topicView, len(resp.Topics))
+	for _, t := range resp.Topics {
+		v := &topicView{Topic: Topic{Name: t.Name, ID: envelope.TopicID(t.Uuid), Partitions: int32(len(t.Partitions))}, internal: t.IsInternal, at: now}
+		switch t.Err {
+		case sarama.ErrNoError, sarama.ErrLeaderNotAvailable:
+		case sarama.ErrUnknownTopicOrPartition, sarama.ErrInvalidTopic:
+			v.err = fmt.Errorf("%w: %s", ErrNoTopic, t.Name)
+		case sarama.ErrTopicAuthorizationFailed:
+			v.err = fmt.Errorf("bridge: user %q may not see topic %s: grant Describe on it", cl.c.cfg.SASL.User, t.Name)
+		default:
+			v.err = fmt.Errorf("bridge: topic %s: %w", t.Name, t.Err)
+		}
+		v.leaders = make([]int32, len(t.Partitions))
+		for i := range v.leaders {
+			v.leaders[i] = -1
+		}
+		for i, p := range t.Partitions {
+			if i == 0 || len(p.Replicas) < v.replicas {
+				v.replicas = len(p.Replicas)
+			}
+			// ErrReplicaNotAvailable concerns followers; there is a leader.
+			if int(p.ID) < len(v.leaders) && (p.Err == sarama.ErrNoError || p.Err == sarama.ErrReplicaNotAvailable) {
+				v.leaders[p.ID] = p.Leader
+			}
+		}
+		views[t.Name] = v
+	}
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	cl.brokers = make(map[int32]string, len(resp.Brokers))
+	for _, b := range resp.Brokers {
+		cl.brokers[b.ID()] = b.Addr()
+	}
+	cl.control = resp.ControllerID
+	for name, v := range views {
+		cl.topics[name] = v
+	}
+	return views
+}
+
+// stop returns when no further question will be asked: the client's life is over.
+func (cl *cluster) stop() {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+}
+
+// view returns what was last learned of a topic; nil: nothing yet.
+func (cl *cluster) view(topic string) *topicView {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	return cl.topics[topic]
+}
+
+// controller returns the address of the broker to which topics are entrusted.
+func (cl *cluster) controller() string {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	if addr := cl.brokers[cl.control]; addr != "" {
+		return addr
+	}
+	return cl.c.cfg.Brokers[0]
+}
+
+// addr returns the address of a broker; "": unknown.
+func (cl *cluster) addr(id int32) string {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	return cl.brokers[id]
+}
