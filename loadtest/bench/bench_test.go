@@ -90,3 +90,10 @@ func TestReportPairsWhatStoodNextToEachOther(t *testing.T) {
 		t.Errorf("no %q in\n%s", want, b.String())
 	}
 }
+
+func TestDirectMovesBytes(t *testing.T) {
+	b := &bench{measure: 20 * time.Millisecond}
+	if rate, err := direct(t.Context(), b, 2); err != nil || rate <= 0 {
+		t.Errorf("%v bytes per second, %v", rate, err)
+	}
+}

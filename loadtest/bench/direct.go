@@ -37,24 +37,8 @@ func direct(ctx context.Context, b *bench, connections int) (float64, error) {
 		}
 		closeAll(conn)
 		closeAll(far)
-		wg.Go(func() {
-			buf := make([]byte, 64<<10)
-			for {
-				if _, err := conn.Write(buf); err != nil {
-					return // closed: the measurement is over
-				}
-			}
-		})
-		wg.Go(func() {
-			buf := make([]byte, 64<<10)
-			for {
-				n, err := far.Read(buf)
-				taken.Add(uint64(n))
-				if err != nil {
-					return
-				}
-			}
-		})
+		wg.Go(func() { fill(conn) })
+		wg.Go(func() { drain(far, &taken) })
 	}
 	rate := b.rate(ctx, taken.Load)
 	stop()

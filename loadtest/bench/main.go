@@ -157,6 +157,9 @@ func (b *bench) compare(ctx context.Context, todo []row, systems []*system) erro
 				if err != nil {
 					return fmt.Errorf("bench: %s on %s: %w", row.name, s.name, err)
 				}
+				if f == nil {
+					continue // the row does not concern this system
+				}
 				fmt.Fprintf(os.Stderr, "%-10s %d %-8s %v\n", row.name, pair+1, s.name, f)
 				rs.Runs = append(rs.Runs, result{row.name, s.name, pair, f})
 				if err := rs.save(b.out); err != nil {

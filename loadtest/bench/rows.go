@@ -31,6 +31,8 @@ var rows = []row{
 	{"up1000", "up, persisted, 256 B, 1,000 agents", nil, persisted(1000)},
 	{"tunnel1", "64 KiB frames, one session", nil, tunnel(1)},
 	{"tunnel16", "64 KiB frames, 16 sessions", nil, tunnel(16)},
+	{"sockets1", "byte tunnel, socket to socket, one connection", nil, sockets(1)},
+	{"sockets16", "byte tunnel, socket to socket, 16 connections", nil, sockets(16)},
 	{"cpu", "gateway CPU per delivered command, 256 B, 100 sessions, 2,000/s", nil, commandCPU},
 	{"idle", "memory per idle session at the gateway", nil, idle},
 	{"flood", "p99 of a round trip beside a flood on its partition", nil, flood},
