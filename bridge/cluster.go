@@ -22,6 +22,7 @@ type cluster struct {
 	brokers map[int32]string
 	control int32                 // the broker to which topics are entrusted
 	topics  map[string]*topicView // the latest answer for each topic asked for
+	asks    uint64                // questions begun; orders views and failures
 	next    *round                // those who wait for the next question
 	running bool                  // ask runs in a goroutine
 
@@ -38,6 +39,7 @@ type topicView struct {
 	replicas int // of the partition that has the fewest
 	internal bool
 	at       time.Time
+	ask      uint64 // the question it answers
 }
 
 // leader returns the id of the partition's leader; -1: none now.
@@ -99,6 +101,7 @@ func (cl *cluster) run() {
 			cl.mu.Unlock()
 			return
 		}
+		cl.asks++
 		cl.mu.Unlock()
 		r.err = cl.ask(r)
 		close(r.done)
@@ -227,6 +230,9 @@ func (cl *cluster) learn(resp *sarama.MetadataResponse) map[string]*topicView {
 	for _, b := range resp.Brokers {
 		cl.brokers[b.ID()] = b.Addr()
 	}
+	for _, v := range views {
+		v.ask = cl.asks
+	}
 	cl.control = resp.ControllerID
 	for name, v := range views {
 		cl.topics[name] = v
@@ -246,6 +252,17 @@ func (cl *cluster) view(topic string) *topicView {
 	defer cl.mu.Unlock()
 	return cl.topics[topic]
 }
+
+// asked returns the number of the latest question: what has failed until now
+// is not yet known to the answers up to it.
+func (cl *cluster) asked() uint64 {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	return cl.asks
+}
+
+// newerThan reports whether the question was put after a failure.
+func (v *topicView) newerThan(failed uint64) bool { return v != nil && v.ask > failed }
 
 // controller returns the address of the broker to which topics are entrusted.
 func (cl *cluster) controller() string {

@@ -34,7 +34,7 @@ type feed struct {
 	gone   bool      // removed: nothing more is handed to to
 	loop   *loop     // that has it; nil: homeless, tend is to find one
 	end    int64     // the log's end as of the last answer; -1: unknown
-	failed time.Time // when homeless: metadata must be newer than this
+	failed uint64    // when homeless: metadata must be newer than this question
 	after  time.Time // when homeless: not to be tried earlier
 }
 
@@ -107,7 +107,7 @@ func (f *fetcher) placeLocked(fd *feed, now time.Time) (placed bool) {
 	v := f.r.c.cluster.view(fd.topic.Name)
 	leader := v.leader(fd.partition)
 	addr := f.r.c.cluster.addr(leader)
-	known := leader >= 0 && addr != "" && v.ID == fd.topic.ID && v.at.After(fd.failed) && now.Sub(v.at) < 2*lookEvery
+	known := leader >= 0 && addr != "" && v.ID == fd.topic.ID && v.newerThan(fd.failed) && now.Sub(v.at) < 2*lookEvery
 	if !known || now.Before(fd.after) || f.r.life.Err() != nil {
 		f.r.kick()
 		return false
@@ -132,6 +132,7 @@ func (f *fetcher) placeLocked(fd *feed, now time.Time) (placed bool) {
 
 // lose makes feeds homeless: their leader is not one, or out of reach.
 func (f *fetcher) lose(feeds []*feed, now time.Time, after time.Duration) {
+	failed := f.r.c.cluster.asked()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, fd := range feeds {
@@ -139,7 +140,7 @@ func (f *fetcher) lose(feeds []*feed, now time.Time, after time.Duration) {
 			continue
 		}
 		fd.loop.drop(fd)
-		fd.failed, fd.after = now, now.Add(after)
+		fd.failed, fd.after = failed, now.Add(after)
 	}
 	f.r.kick()
 }

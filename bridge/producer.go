@@ -304,7 +304,7 @@ func (q *Queue) place(now time.Time) (wait time.Duration, stale bool, gone error
 		return 0, false, nil
 	}
 	v := q.p.c.cluster.view(q.topic)
-	if v == nil || !v.at.After(q.failed) || v.leader(q.partition) < 0 && now.Sub(v.at) >= retryAfter {
+	if !v.newerThan(q.failed) || v.leader(q.partition) < 0 && now.Sub(v.at) >= retryAfter {
 		return 0, true, nil
 	}
 	if wait = q.after.Sub(now); wait > 0 {

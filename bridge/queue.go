@@ -46,7 +46,7 @@ type Queue struct {
 	batch   *batch                       // under way, or to be tried again
 	since   time.Time                    // of the last outcome, or of the first record after there were none
 	room    chan struct{}                // closed when bytes falls below QueueBytes; nil: nobody waits
-	failed  time.Time                    // when lost: what is known of the leader must be newer than this
+	failed  uint64                       // when lost: what is known of the leader must be newer than this question
 	after   time.Time                    // when lost: not to be tried earlier
 	missing time.Time                    // since when metadata say that there is no such partition
 	id      producerID                   // of this partition's batches; zero: any new one
@@ -295,10 +295,11 @@ func (b *batch) tell(first int64, err error) {
 // lose gives the queue back to tend: its batch must be tried again, later and
 // perhaps elsewhere.
 func (q *Queue) lose(now time.Time) {
+	failed := q.p.c.cluster.asked()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.state = lost
-	q.failed = now
+	q.failed = failed
 	q.after = now.Add(retryAfter)
 	if q.batch != nil {
 		q.counts.retried++

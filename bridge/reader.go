@@ -156,11 +156,11 @@ func (r *Reader) place() (again time.Duration) {
 			f.mu.Lock()
 			failed, after, home := fd.failed, fd.after, fd.loop != nil
 			f.mu.Unlock()
-			if v == nil || !v.at.After(failed) || now.Sub(v.at) >= lookEvery {
+			if !v.newerThan(failed) || now.Sub(v.at) >= lookEvery {
 				ask[fd.topic.Name] = true
-				if v == nil || !v.at.After(failed) {
-					continue
-				}
+			}
+			if !v.newerThan(failed) {
+				continue
 			}
 			switch {
 			case r.denied(fd.topic.Name, v, now):
