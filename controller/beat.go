@@ -1,0 +1,169 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/moorage-dev/moorage/bridge"
+	"github.com/moorage-dev/moorage/proto/envelope"
+	logv1 "github.com/moorage-dev/moorage/proto/moorage/log/v1"
+	"github.com/moorage-dev/moorage/session"
+)
+
+// heartbeatKey is the key of heartbeats in the meta topic.
+const heartbeatKey = "heartbeat"
+
+// clockKey is the key of this controller's beats in the gateways topic.
+func clockKey(name string) string { return "controller/" + name }
+
+// beats counts heartbeats. A beat is left out while an earlier one is on its
+// way: what Kafka could not take is not made up for.
+type beats struct {
+	meta, clock atomic.Bool // one is under way
+
+	mu    sync.Mutex // guards what follows; held while one is sent, so that the last one is last
+	count uint64
+	last  bool // this life's last one was sent
+}
+
+// sendMeta writes what this life says of itself into meta. The first record
+// names no incarnation: its place is the incarnation. beats.mu is held.
+func (c *Controller) sendMeta(leaving bool, done func(offset int64, err error)) {
+	c.beats.count++
+	hb := &logv1.ControllerHeartbeat{
+		Boot: c.boot, Beat: c.beats.count, Partitions: c.inUse.Load(),
+		UpTopicId: c.topics.up.ID[:], DownTopicId: c.topics.down.ID[:],
+		UpWindow: uint32(c.cfg.Window), MaxFrame: session.MaxFrame, GraceMs: uint64(c.cfg.Grace.Milliseconds()),
+		Services: c.cfg.Services, Process: c.process, Leaving: leaving,
+	}
+	if !c.incarnation.IsZero() {
+		hb.Incarnation = session.IncarnationMessage(c.incarnation)
+	}
+	c.state.Send(c.topics.meta.Name, 0, []byte(heartbeatKey), marshal(hb), done)
+}
+
+// beat writes a heartbeat into meta, and one into the gateways topic to see
+// whether Kafka itself moves.
+func (c *Controller) beat() {
+	c.beats.mu.Lock()
+	defer c.beats.mu.Unlock()
+	if c.beats.last {
+		return
+	}
+	if !c.beats.meta.Swap(true) {
+		c.sendMeta(false, func(int64, error) { c.beats.meta.Store(false) })
+	}
+	if !c.beats.clock.Swap(true) {
+		held := uint32(max(0, c.held.Load()))
+		c.state.Send(c.topics.gateways.Name, 0, []byte(clockKey(c.cfg.Name)), marshal(&logv1.GatewayHeartbeat{
+			Name: c.cfg.Name, Boot: c.boot, Beat: c.beats.count, Controller: true, Sessions: held, Version: c.cfg.Version,
+		}), func(int64, error) { c.beats.clock.Store(false) })
+	}
+}
+
+// leave writes the last heartbeat of this life.
+func (c *Controller) leave(ctx context.Context) error {
+	failed := make(chan error, 1)
+	c.beats.mu.Lock()
+	c.beats.last = true
+	c.sendMeta(true, func(_ int64, err error) { failed <- err })
+	c.beats.mu.Unlock()
+	select {
+	case err := <-failed:
+		if err != nil {
+			return fmt.Errorf("controller: last heartbeat: %w", err)
+		}
+	case <-ctx.Done():
+		return fmt.Errorf("controller: last heartbeat: %w", context.Cause(ctx))
+	}
+	c.state.Send(c.topics.gateways.Name, 0, []byte(clockKey(c.cfg.Name)), nil, func(int64, error) {})
+	return nil
+}
+
+// meta takes a record of the meta topic: it looks for a newer process.
+func (c *Controller) meta(m bridge.Message) {
+	if string(m.Key) != heartbeatKey || m.Value == nil {
+		return
+	}
+	hb := new(logv1.ControllerHeartbeat)
+	if err := proto.Unmarshal(m.Value, hb); err != nil {
+		c.log.Warn("unreadable heartbeat", "topic", c.topics.meta.Name, "offset", m.Offset, "err", err)
+		return
+	}
+	inc := envelope.Incarnation{Topic: c.topics.meta.ID, Offset: m.Offset}
+	if hb.GetIncarnation() != nil {
+		var err error
+		if inc, err = session.ParseIncarnation(hb.GetIncarnation()); err != nil {
+			c.log.Warn("unreadable heartbeat", "topic", c.topics.meta.Name, "offset", m.Offset, "err", err)
+			return
+		}
+	}
+	// Another topic id in our own meta topic is an older life's: that topic is gone.
+	if inc.Topic != c.topics.meta.ID || !inc.NewerThan(c.incarnation) {
+		return
+	}
+	c.end(fmt.Errorf("%w: a newer process (%s) of controller %s took over", ErrSuperseded, hb.GetProcess(), c.cfg.Name))
+}
+
+// gateway takes a record of the gateways topic.
+func (c *Controller) gateway(m bridge.Message) {
+	if m.Value == nil {
+		return
+	}
+	hb := new(logv1.GatewayHeartbeat)
+	if err := proto.Unmarshal(m.Value, hb); err != nil {
+		c.log.Warn("unreadable heartbeat", "topic", c.topics.gateways.Name, "offset", m.Offset, "err", err)
+		return
+	}
+	if !hb.GetController() {
+		gw := envelope.Gateway{Boot: hb.GetBoot(), Name: strings.Clone(hb.GetName())}
+		if replaced, ok := c.gateways.beat(gw); ok {
+			c.gone(replaced, "another process of its name beats")
+		}
+		return
+	}
+	if hb.GetBoot() != c.boot || string(m.Key) != clockKey(c.cfg.Name) {
+		return
+	}
+	counts, stood := c.clock.beat(time.Now())
+	if stood {
+		c.gateways.pardon()
+	}
+	if counts {
+		for _, gw := range c.gateways.ownBeat() {
+			c.gone(gw, "silent")
+		}
+	}
+	c.stir()
+}
+
+// gone ends what a dead gateway process held.
+func (c *Controller) gone(gw envelope.Gateway, why string) {
+	c.log.Warn("gateway gone", "gateway", gw.Name, "why", why)
+	now := c.clock.now()
+	for _, p := range c.partitions() {
+		p.gatewayGone(now, gw)
+	}
+}
+
+// putPresence writes a record of the sessions topic; the id alone says where.
+func (c *Controller) putPresence(id envelope.SessionID, value []byte, done func(err error)) {
+	t := c.topics.sessions
+	partition := envelope.SlotOf("", id) % t.Partitions
+	c.state.Send(t.Name, partition, []byte(id.String()), value, func(_ int64, err error) { done(err) })
+}
+
+// marshal encodes what this package has made: valid text and known fields.
+func marshal(m proto.Message) []byte {
+	b, err := proto.Marshal(m)
+	if err != nil {
+		panic("controller: " + err.Error())
+	}
+	return b
+}

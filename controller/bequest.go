@@ -1,0 +1,93 @@
+package controller
+
+import (
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/moorage-dev/moorage/bridge"
+	"github.com/moorage-dev/moorage/proto/envelope"
+	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
+	logv1 "github.com/moorage-dev/moorage/proto/moorage/log/v1"
+	"github.com/moorage-dev/moorage/session"
+)
+
+// bequestWithin bounds how long older presence is looked for.
+const bequestWithin = time.Minute
+
+// bequest takes over the presence that older incarnations have left: their
+// sessions have ended with them, and nobody else would say so. It is news for
+// operators, so a failure is only logged.
+func (c *Controller) bequest() {
+	t := c.topics.sessions
+	var mu sync.Mutex
+	left := make(map[string]*logv1.SessionPresence)
+	take := func(m bridge.Message) {
+		p := new(logv1.SessionPresence)
+		mu.Lock()
+		defer mu.Unlock()
+		delete(left, string(m.Key))
+		if m.Value == nil || proto.Unmarshal(m.Value, p) != nil || len(p.GetSessionId()) != len(envelope.SessionID{}) {
+			return
+		}
+		inc, err := session.ParseIncarnation(p.GetIncarnation())
+		if err == nil && inc != c.incarnation && c.incarnation.NewerThan(inc) {
+			left[string(m.Key)] = p
+		}
+	}
+	reader, err := c.client.NewReader()
+	if err != nil {
+		return // the client is closed
+	}
+	defer reader.Close()
+	until := time.Now().Add(bequestWithin)
+	for i := range t.Partitions {
+		oldest, next, err := c.client.Bounds(c.life, t.Name, i)
+		if err != nil {
+			c.log.Warn("older presence not seen", "topic", t.Name, "partition", i, "err", err)
+			continue
+		}
+		if oldest == next {
+			continue
+		}
+		failed := make(chan error, 1)
+		f := reader.Follow(t, i, oldest, take, func(err error) { failed <- err })
+		if !c.readTo(f, next, failed, until) {
+			c.log.Warn("older presence not seen", "topic", t.Name, "partition", i)
+		}
+		f.Stop()
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	now := time.Now()
+	for _, p := range left {
+		h := heirloom{epitaph: epitaph{envelope.SessionID(p.GetSessionId()), now.Add(keepEnded)}}
+		if p.GetState() != logv1.SessionState_SESSION_STATE_ENDED {
+			p.State, p.SinceMs = logv1.SessionState_SESSION_STATE_ENDED, now.UnixMilli()
+			p.Reason, p.Text = linkv1.Reason_REASON_CONTROLLER_GONE, "the controller process that held it is gone"
+			h.value = marshal(p)
+		}
+		c.presence.inherit(h)
+	}
+	c.stir()
+}
+
+// readTo waits until f has read up to next.
+func (c *Controller) readTo(f *bridge.Follower, next int64, failed <-chan error, until time.Time) bool {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for f.Next() < next {
+		select {
+		case <-tick.C:
+			if time.Now().After(until) {
+				return false
+			}
+		case <-failed:
+			return false
+		case <-c.life.Done():
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,227 @@
+package controller
+
+import (
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/moorage-dev/moorage/proto/envelope"
+	logv1 "github.com/moorage-dev/moorage/proto/moorage/log/v1"
+	"github.com/moorage-dev/moorage/session"
+)
+
+const (
+	// showEvery is how often one session's presence is written at most.
+	showEvery = time.Second
+	// keepEnded is how long an ended session stays visible.
+	keepEnded = 5 * time.Minute
+	// maxEnded bounds the ended sessions that stay visible.
+	maxEnded = 10_000
+	// maxShowing bounds the presence records on their way to Kafka. While it
+	// is reached, changes are joined, so nothing grows.
+	maxShowing = 1_000
+)
+
+// presence is what operators see of sessions: one record each in a compacted
+// topic. It is news, not truth: written soon, joined when there is much of it,
+// and never waited for.
+type presence struct {
+	// put writes one record; nil removes the key. done may be called from
+	// another goroutine; put never blocks.
+	put  func(id envelope.SessionID, value []byte, done func(err error))
+	stir func() // there is something to flush
+
+	mu      sync.Mutex // guards what follows
+	waiting []*Session // changed since they were written
+	showing int        // records under way
+	ended   []epitaph  // to be removed, oldest first
+	idle    chan struct{}
+
+	heirlooms []heirloom // of older incarnations, not yet rewritten
+}
+
+// An heirloom is the presence of a session that ended with its incarnation.
+type heirloom struct {
+	epitaph
+	value []byte // to be written instead
+}
+
+// An epitaph is an ended session that is still visible.
+type epitaph struct {
+	id    envelope.SessionID
+	until time.Time
+}
+
+// mark notes that a session's presence has changed. The session's lock is held.
+func (p *presence) mark(s *Session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s.waiting {
+		return
+	}
+	s.waiting = true
+	p.waiting = append(p.waiting, s)
+	if s.shown.IsZero() {
+		p.stir()
+	}
+}
+
+// flush writes what may be written now.
+func (p *presence) flush(now time.Time) {
+	for _, s := range p.due(now) {
+		id, value, ended := s.presence()
+		p.put(id, value, func(err error) { p.landed(s, ended, err) })
+	}
+	for _, h := range p.inherited() {
+		p.put(h.id, h.value, func(err error) { p.handed(h, err) })
+	}
+	for _, id := range p.expired(now) {
+		p.put(id, nil, func(err error) { p.removed(id, err) })
+	}
+}
+
+// due takes the sessions out of the list whose turn it is.
+func (p *presence) due(now time.Time) (due []*Session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	kept := p.waiting[:0]
+	for _, s := range p.waiting {
+		if p.showing >= maxShowing || now.Sub(s.shown) < showEvery {
+			kept = append(kept, s)
+			continue
+		}
+		s.waiting, s.shown = false, now
+		p.showing++
+		due = append(due, s)
+	}
+	clear(p.waiting[len(kept):])
+	p.waiting = kept
+	return due
+}
+
+// expired takes out of the list whose time to be seen is over.
+func (p *presence) expired(now time.Time) (expired []envelope.SessionID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for n < len(p.ended) && p.showing < maxShowing && (len(p.ended)-n > maxEnded || !now.Before(p.ended[n].until)) {
+		expired = append(expired, p.ended[n].id)
+		p.showing++
+		n++
+	}
+	p.ended = p.ended[n:]
+	return expired
+}
+
+// landed takes the outcome of a session's record.
+func (p *presence) landed(s *Session, ended bool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.doneLocked()
+	switch {
+	case err != nil && !s.waiting:
+		s.waiting = true
+		p.waiting = append(p.waiting, s)
+	case err == nil && ended:
+		p.ended = append(p.ended, epitaph{s.id, time.Now().Add(keepEnded)})
+	}
+}
+
+// removed takes the outcome of a tombstone.
+func (p *presence) removed(id envelope.SessionID, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.doneLocked()
+	if err != nil {
+		p.ended = append(p.ended, epitaph{id, time.Now()})
+	}
+}
+
+func (p *presence) doneLocked() {
+	p.showing--
+	if p.idle != nil && p.showing == 0 && len(p.waiting) == 0 {
+		close(p.idle)
+		p.idle = nil
+	}
+}
+
+// quiet returns a channel that is closed when everything has been written.
+func (p *presence) quiet() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.idle == nil {
+		p.idle = make(chan struct{})
+	}
+	idle := p.idle
+	if p.showing == 0 && len(p.waiting) == 0 {
+		close(p.idle)
+		p.idle = nil
+	}
+	return idle
+}
+
+// inherit takes over what an older incarnation has left to be seen. A nil
+// value leaves the record as it is until its time is over.
+func (p *presence) inherit(h heirloom) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if h.value == nil {
+		p.ended = append(p.ended, h.epitaph)
+		return
+	}
+	p.heirlooms = append(p.heirlooms, h)
+}
+
+// inherited takes the heirlooms out of the list that may be written now.
+func (p *presence) inherited() []heirloom {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := min(len(p.heirlooms), maxShowing-min(p.showing, maxShowing))
+	now := p.heirlooms[:n]
+	p.heirlooms = p.heirlooms[n:]
+	p.showing += n
+	return now
+}
+
+// handed takes the outcome of an heirloom's record.
+func (p *presence) handed(h heirloom, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.doneLocked()
+	if err != nil {
+		p.heirlooms = append(p.heirlooms, h)
+		return
+	}
+	p.ended = append(p.ended, h.epitaph)
+}
+
+// presence returns the session's record, and whether it is its last.
+func (s *Session) presence() (id envelope.SessionID, value []byte, ended bool) {
+	s.Lock()
+	defer s.Unlock()
+	open := s.role.Open()
+	m := &logv1.SessionPresence{
+		SessionId: s.id[:], Agent: open.GetAgent(), Labels: open.GetLabels(), Kind: open.GetKind(), Service: open.GetService(),
+		Gateway: s.seen.gateway.Name, Attempt: s.seen.attempt, Partition: s.p.index,
+		Incarnation: session.IncarnationMessage(s.c.incarnation), OpenedMs: s.opened.UnixMilli(),
+		RemoteAddress: s.role.Verified().GetRemoteAddress(), State: logv1.SessionState_SESSION_STATE_ATTACHED,
+	}
+	if !s.seen.attached {
+		m.State = logv1.SessionState_SESSION_STATE_DETACHED
+	}
+	if s.buried {
+		why, _ := s.role.Ended()
+		m.State, m.Reason, m.Text = logv1.SessionState_SESSION_STATE_ENDED, why.Reason, why.Text
+	}
+	if !s.seen.since.IsZero() {
+		m.SinceMs = s.seen.since.UnixMilli()
+	}
+	value, err := proto.Marshal(m)
+	if err != nil {
+		// Only text that is not UTF-8 can do this; OPEN was valid, so it is the ending's.
+		m.Text = ""
+		value, _ = proto.Marshal(m)
+	}
+	return s.id, value, s.buried
+}
