@@ -37,7 +37,7 @@ func TestAgentTimesRoundTrips(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	addr := serveBare(t)
-	f, err := launch(ctx, 3, func(int) *agent { return newAgent(addr, controller, "a", baseline.Mode{Do: "echo"}) })
+	f, err := launch(ctx, 3, func(int) *agent { return newAgent(addr, controllerName, "a", baseline.Mode{Do: "echo"}) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func TestAgentTimesRoundTrips(t *testing.T) {
 func TestAgentSendsAgainWhatWasNotPersisted(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	a := newAgent(serveBare(t), controller, "a", baseline.Mode{Do: "echo"})
+	a := newAgent(serveBare(t), controllerName, "a", baseline.Mode{Do: "echo"})
 	if err := a.attach(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -37,6 +37,7 @@ var roles = map[string]func(ctx context.Context, o roleOptions) error{
 	"relay-app": func(ctx context.Context, o roleOptions) error {
 		return baseline.RunApp(ctx, baseline.AppConfig{Topics: o.topics(), Ready: func() { fmt.Print(readyLine) }})
 	},
+	"app": runApp,
 	"bare": func(ctx context.Context, o roleOptions) error {
 		lis, err := net.Listen("tcp", o.listen)
 		if err != nil {

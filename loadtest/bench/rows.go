@@ -445,7 +445,7 @@ func storm(ctx context.Context, r *running) (figures, error) {
 	defer p.stop()
 	agents := make([]*agent, n)
 	for i := range agents {
-		agents[i] = newAgent(addr, controller, fmt.Sprintf("agent-%d", i), baseline.Mode{})
+		agents[i] = newAgent(addr, controllerName, fmt.Sprintf("agent-%d", i), baseline.Mode{})
 	}
 	begin := time.Now()
 	err = each(agents, 256, func(a *agent) error {

@@ -19,8 +19,8 @@ type system struct {
 	app     func(ctx context.Context, b *bench) (*process, error)
 }
 
-// controller is the name of the bench's controller.
-const controller = "bench"
+// controllerName is the name of the bench's controller.
+const controllerName = "bench"
 
 var relay = system{
 	name: "relay",
@@ -39,7 +39,7 @@ var moorage = system{
 	name: "moorage",
 	prepare: func(ctx context.Context, b *bench) error {
 		out, err := exec.CommandContext(ctx, b.moorage, "topics", "create", "--kafka", b.kafka,
-			"--controller", controller, "--single-broker").CombinedOutput()
+			"--controller", controllerName, "--single-broker").CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("bench: topics create: %w: %s", err, out)
 		}
@@ -96,5 +96,5 @@ func (r *running) down() {
 
 // agent returns an agent of the i-th name for this system.
 func (r *running) agent(i int, m baseline.Mode) *agent {
-	return newAgent(r.addr, controller, fmt.Sprintf("agent-%d", i), m)
+	return newAgent(r.addr, controllerName, fmt.Sprintf("agent-%d", i), m)
 }
