@@ -201,6 +201,18 @@ func Session(b []byte) (id SessionID, kind Kind, ok bool) {
 	return id, Kind(b[2]), true
 }
 
+// Attempt returns the attempt in b and the incarnation it counts for, as
+// cheaply as Session: a newer stream must be noticed before what waits in
+// front of the record is worked off. Both are zero for what Session refuses.
+func Attempt(b []byte) (inc Incarnation, attempt uint32) {
+	if len(b) < HeaderSize || b[0] != magic || b[1] != version {
+		return inc, 0
+	}
+	copy(inc.Topic[:], b[24:40])
+	inc.Offset = int64(binary.BigEndian.Uint64(b[40:]))
+	return inc, binary.BigEndian.Uint32(b[4:])
+}
+
 // Parse reads one envelope. The result aliases b and is valid as long as b is.
 // Errors: ErrForeign, ErrVersion, ErrCorrupt, ErrTooLarge.
 func Parse(b []byte) (Record, error) {

@@ -1,0 +1,249 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/moorage-dev/moorage/proto/envelope"
+	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
+	"github.com/moorage-dev/moorage/seeded"
+	"github.com/moorage-dev/moorage/session"
+)
+
+// A stream is one stream of one session. Its handler's goroutine receives; its
+// worker, while there is one, is the only sender after Welcome.
+type stream struct {
+	g        *Gateway
+	p        *partition
+	feed     *feed
+	rpc      grpc.BidiStreamingServer[linkv1.AttachRequest, linkv1.AttachResponse]
+	cut      context.CancelCauseFunc // wakes handler and worker for good
+	identity string                  // what the credential proved
+	paused   atomic.Bool             // the agent side is not read now
+
+	spoke wheelLink // guarded by the wheel
+
+	// Guarded by feed.mu.
+	relay    *session.Relay
+	welcomed bool
+	working  bool          // a worker runs
+	idle     chan struct{} // closed when it ends; made by who waits for that
+	over     bool          // the stream ends; nothing is sent any more
+	closed   bool          // the agent side has been told that the session is over
+	losing   bool          // LOST is being produced
+	final    *session.Close
+	drain    *linkv1.Drain
+	beatAt   time.Duration // when the last heartbeat was sent
+	ticketAt time.Duration // when the last ticket was
+	told     int64         // the position in the last heartbeat
+}
+
+// receive takes messages until the stream ends.
+func (s *stream) receive() error {
+	ctx := s.rpc.Context()
+	for {
+		m, err := s.rpc.Recv()
+		if err == io.EOF {
+			return errLeft
+		}
+		if err != nil {
+			return causeOf(ctx, err)
+		}
+		if err := s.take(m); err != nil {
+			return err
+		}
+		if m.GetFrame() != nil || s.p.open.Load() {
+			// Backpressure: while its partition cannot take more, an agent is
+			// not read, and HTTP/2 stops it. It is told, and counts no misses.
+			s.paused.Store(true)
+			if err := s.p.ready(ctx); err != nil {
+				return causeOf(ctx, err)
+			}
+			s.paused.Store(false)
+		}
+	}
+}
+
+// take takes one message.
+func (s *stream) take(m *linkv1.AttachRequest) error {
+	now := time.Now()
+	f := s.feed
+	switch m := m.GetMessage().(type) {
+	case *linkv1.AttachRequest_Frame:
+		f.mu.Lock()
+		if f.s != s {
+			f.mu.Unlock()
+			return session.ErrTakenOver
+		}
+		rec, ok, err := s.relay.Frame(now, session.ParseFrame(m.Frame))
+		f.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		s.g.metrics.upFrames.Inc()
+		s.g.metrics.upBytes.Add(float64(len(rec.Payload)))
+		if ok {
+			s.produce(now, &rec)
+		}
+	case *linkv1.AttachRequest_Heartbeat:
+		h, err := session.ParseHeartbeat(m.Heartbeat)
+		if err != nil {
+			return err
+		}
+		f.mu.Lock()
+		err = s.relay.Heartbeat(now, h)
+		f.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("%w: a message that is neither frame nor heartbeat", session.ErrViolation)
+	}
+	return s.produceNews()
+}
+
+// produce queues an up frame. Frames come from one goroutine, so they are
+// queued in order.
+func (s *stream) produce(now time.Time, rec *envelope.Record) {
+	if rec.Kind == envelope.Open {
+		rec.Appendix = s.verified()
+	}
+	seq, sampled := rec.Seq, rec.Seq%64 == 0
+	s.g.put(s.p, rec.Session, rec, func(offset int64, err error) {
+		if sampled && err == nil {
+			s.g.metrics.persistSeconds.Observe(time.Since(now).Seconds())
+		}
+		s.produced(seq, offset, err)
+	})
+}
+
+// produced takes Kafka's answer for an up frame.
+func (s *stream) produced(seq uint64, offset int64, err error) {
+	f := s.feed
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s.over {
+		return
+	}
+	if err := s.relay.Produced(seq, offset, err); err != nil {
+		s.cut(err)
+		return
+	}
+	if seeded.On(seeded.StartAfterOpen) && seq == 1 {
+		s.g.wg.Go(func() { f.restart(s) })
+	}
+	if s.relay.HasNews() {
+		s.kick()
+	}
+}
+
+// produceNews queues what is to be told to the controller side and no frame carries.
+func (s *stream) produceNews() error {
+	for {
+		s.feed.mu.Lock()
+		rec, ok := s.relay.PendingRecord()
+		s.feed.mu.Unlock()
+		if !ok {
+			return nil
+		}
+		s.g.put(s.p, rec.Session, &rec, func(_ int64, err error) {
+			if err != nil { // the next attach says it again (row 16)
+				s.cut(fmt.Errorf("%w: %w", session.ErrProduce, err))
+			}
+		})
+	}
+}
+
+// verified is what the gateway vouches for, behind OPEN.
+func (s *stream) verified() []byte {
+	v := &linkv1.Verified{Identity: s.identity, Gateway: s.g.self.Name, Boot: s.g.self.Boot}
+	if from, ok := peer.FromContext(s.rpc.Context()); ok {
+		v.RemoteAddress = from.Addr.String()
+	}
+	b, err := proto.Marshal(v)
+	if err != nil { // a name that is not UTF-8, and proto refused it in Hello
+		return nil
+	}
+	return b
+}
+
+func (s *stream) ticket(now time.Time) []byte {
+	return s.g.cfg.Keys.ticket(&claim{
+		s.relay.ID(), s.identity, s.p.c.name, s.p.index, s.relay.Incarnation(),
+	}, now)
+}
+
+// lease returns what the partition's lease says of the stream's session.
+func (s *stream) lease() (e envelope.LeaseEntry, ok bool) {
+	s.feed.mu.Lock()
+	defer s.feed.mu.Unlock()
+	if s.feed.s != s || s.over || s.closed {
+		return e, false
+	}
+	return s.relay.Lease(), true
+}
+
+// end tells the agent side that its session is over, and ends the stream.
+func (s *stream) end(c session.Close) {
+	s.feed.mu.Lock()
+	defer s.feed.mu.Unlock()
+	if s.final == nil {
+		s.final = &c
+		s.kick()
+	}
+}
+
+// leave asks the agent side to go elsewhere.
+func (s *stream) leave(after time.Duration) {
+	s.feed.mu.Lock()
+	defer s.feed.mu.Unlock()
+	s.drain = &linkv1.Drain{AfterMs: uint64(after.Milliseconds())}
+	s.kick()
+}
+
+// finish ends the stream: nothing of it is sent or produced after it returns,
+// but a DETACHED if the session goes on and is not somewhere else already.
+func (s *stream) finish(err error) {
+	s.cut(err)
+	g, f := s.g, s.feed
+	g.sessions.Add(-1)
+	g.metrics.sessions.Dec()
+	if f == nil {
+		return
+	}
+	f.mu.Lock()
+	s.over = true
+	mine := f.s == s
+	if mine {
+		f.s = nil
+	}
+	var idle chan struct{}
+	if s.working {
+		idle = make(chan struct{})
+		s.idle = idle
+	}
+	closed, detached := s.closed, s.relay.Detached()
+	f.mu.Unlock()
+	if idle != nil {
+		<-idle
+	}
+	s.p.remove(s)
+	g.wheel.remove(s)
+	if !mine || g.killed.Load() {
+		return
+	}
+	if closed {
+		g.drop(f)
+		return
+	}
+	g.put(s.p, detached.Session, &detached, nil)
+	g.linger(f)
+	g.cfg.Logger.Info("detach", "session", f.id, "attempt", s.relay.Attempt(), "why", judge(err).word)
+}
