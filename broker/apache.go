@@ -75,8 +75,8 @@ type Apache struct {
 	log     *slog.Logger
 	dist    dist
 	dir     string
-	tempDir bool
-	nodes   []*node // nodes[i] has id i+1
+	temp    *tempDir // nil if the caller gave a folder
+	nodes   []*node  // nodes[i] has id i+1
 	secrets *secrets
 
 	mu     sync.Mutex
@@ -132,10 +132,10 @@ func startOnce(ctx context.Context, cfg ApacheConfig, d dist) (_ *Apache, err er
 		a.log = slog.New(slog.DiscardHandler)
 	}
 	if a.dir == "" {
-		a.tempDir = true
-		if a.dir, err = os.MkdirTemp("", "moorage-kafka-"); err != nil {
-			return nil, fmt.Errorf("broker: %w", err)
+		if a.temp, err = newTempDir(); err != nil {
+			return nil, err
 		}
+		a.dir = a.temp.path
 	}
 	defer func() {
 		if err != nil {
@@ -159,10 +159,8 @@ func startOnce(ctx context.Context, cfg ApacheConfig, d dist) (_ *Apache, err er
 			controller: loopback(ports[2*i+1]),
 		})
 	}
-	for _, n := range a.nodes {
-		if err := a.format(ctx, n); err != nil {
-			return nil, err
-		}
+	if err := a.format(ctx); err != nil {
+		return nil, err
 	}
 	for _, n := range a.nodes {
 		if err := a.spawn(n); err != nil {
@@ -223,7 +221,7 @@ func (a *Apache) Start(ctx context.Context, id int) error {
 }
 
 // Close ends every process, whatever state it is in, and removes the data.
-// Closing twice is harmless.
+// Closing twice is harmless, but not twice at once.
 func (a *Apache) Close() {
 	a.mu.Lock()
 	a.closed = true
@@ -234,10 +232,7 @@ func (a *Apache) Close() {
 	for _, n := range a.nodes {
 		n.proc.wait()
 	}
-	if a.tempDir {
-		// What can't be removed is a temporary file, the system's to clean.
-		_ = os.RemoveAll(a.dir)
-	}
+	a.temp.remove()
 }
 
 func (a *Apache) node(id int) (*node, error) {

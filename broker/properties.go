@@ -4,6 +4,8 @@ package broker
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"fmt"
 	"maps"
 	"os"
@@ -88,21 +90,86 @@ func writeProperties(file string, p map[string]string) error {
 	return os.WriteFile(file, []byte(b.String()), 0o600)
 }
 
-// format prepares a node's folder: what Kafka demands before a first start.
-func (a *Apache) format(ctx context.Context, n *node) error {
-	if err := os.MkdirAll(n.data(), 0o700); err != nil {
-		return fmt.Errorf("broker: %w", err)
+// format prepares the nodes' folders: what Kafka demands before a first start.
+//
+// Its tool costs a JVM's start for each. But what it writes is the same for
+// every node, except for two ids, and without users the same for every
+// cluster: so it is kept with the jars.
+func (a *Apache) format(ctx context.Context) error {
+	for _, n := range a.nodes {
+		if err := os.MkdirAll(n.data(), 0o700); err != nil {
+			return fmt.Errorf("broker: %w", err)
+		}
+		if err := writeProperties(n.properties(), a.serverProperties(n)); err != nil {
+			return fmt.Errorf("broker: %w", err)
+		}
 	}
-	if err := writeProperties(n.properties(), a.serverProperties(n)); err != nil {
-		return fmt.Errorf("broker: %w", err)
+	kept := filepath.Join(a.dist.dir, checkpointName)
+	checkpoint, err := os.ReadFile(kept)
+	switch {
+	case a.secrets != nil:
+		if checkpoint, err = a.runFormat(ctx, a.nodes[0]); err != nil {
+			return err
+		}
+	case err != nil:
+		if checkpoint, err = a.runFormat(ctx, a.nodes[0]); err != nil {
+			return err
+		}
+		if err := replaceFile(kept, checkpoint); err != nil {
+			return fmt.Errorf("broker: %w", err)
+		}
 	}
+	for _, n := range a.nodes {
+		metaFile := filepath.Join(n.data(), "meta.properties")
+		if _, err := os.Stat(metaFile); err == nil {
+			continue // formatted in an earlier life
+		}
+		if err := os.WriteFile(filepath.Join(n.data(), checkpointName), checkpoint, 0o600); err != nil {
+			return fmt.Errorf("broker: %w", err)
+		}
+		meta := map[string]string{"version": "1", "cluster.id": clusterID,
+			"node.id": strconv.Itoa(n.id), "directory.id": directoryID()}
+		if err := writeProperties(metaFile, meta); err != nil {
+			return fmt.Errorf("broker: %w", err)
+		}
+	}
+	return nil
+}
+
+// checkpointName is the file with the cluster's first records: the versions of
+// its features, and its users.
+const checkpointName = "bootstrap.checkpoint"
+
+// directoryID is a random id in the form that Kafka's tool writes; the first
+// byte keeps it from starting with a dash.
+func directoryID() string {
+	id := [16]byte{}
+	rand.Read(id[1:])
+	return base64.RawURLEncoding.EncodeToString(id[:])
+}
+
+// runFormat has Kafka's own tool format a node, and returns the checkpoint.
+func (a *Apache) runFormat(ctx context.Context, n *node) ([]byte, error) {
 	args := slices.Concat(a.dist.flags(), []string{"-Xmx128m", "-cp", a.dist.classPath(), "kafka.tools.StorageTool",
 		"format", "--ignore-formatted", "-t", clusterID, "-c", n.properties()})
 	if a.secrets != nil {
 		args = append(args, a.secrets.formatArgs()...)
 	}
 	if out, err := exec.CommandContext(ctx, a.dist.java, args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("broker: format %s: %w: %s", filepath.Base(n.dir), err, tail(out, 2000))
+		return nil, fmt.Errorf("broker: format: %w: %s", err, tail(out, 2000))
 	}
-	return nil
+	checkpoint, err := os.ReadFile(filepath.Join(n.data(), checkpointName))
+	if err != nil {
+		return nil, fmt.Errorf("broker: format: %w", err)
+	}
+	return checkpoint, nil
+}
+
+// replaceFile writes a file that others may be reading.
+func replaceFile(name string, content []byte) error {
+	fresh := name + "." + strconv.Itoa(os.Getpid())
+	if err := os.WriteFile(fresh, content, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(fresh, name)
 }

@@ -3,10 +3,13 @@ package apachetest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -83,6 +86,75 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 	left, err := os.ReadDir(os.TempDir())
 	if err != nil || len(left) > 0 {
 		t.Errorf("left in the temporary folder: %v, %v", left, err)
+	}
+}
+
+// A test that is killed runs no cleanup. Its brokers must not stay, and its data
+// not for long.
+func TestAKilledOwnerTakesItsBrokersAlong(t *testing.T) {
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=TestOwnerToBeKilled", "-test.timeout=2m")
+	cmd.Env = append(os.Environ(), ownerEnv+"=1")
+	cmd.Stderr = t.Output()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	if _, err := fmt.Fscanf(out, "pid %d\n", &pid); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // killed, as it should be
+	waitGone(t, pid)
+
+	left, err := filepath.Glob(filepath.Join(temp, "moorage-kafka-*"))
+	if err != nil || len(left) != 1 {
+		t.Fatalf("left behind: %q, %v; want one folder", left, err)
+	}
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(left[0], old, old); err != nil {
+		t.Fatal(err)
+	}
+	startTestKafka(t, broker.ApacheConfig{})
+	if _, err := os.Stat(left[0]); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the next start left the dead owner's data: %v", err)
+	}
+}
+
+// ownerEnv turns TestOwnerToBeKilled into the process that its namesake kills.
+const ownerEnv = "MOORAGE_TEST_OWNER"
+
+func TestOwnerToBeKilled(t *testing.T) {
+	if os.Getenv(ownerEnv) == "" {
+		return // only TestAKilledOwnerTakesItsBrokersAlong means it
+	}
+	tk := startTestKafka(t, broker.ApacheConfig{})
+	fmt.Printf("pid %d\n", tk.PID(1))
+	<-tk.ctx.Done()
+}
+
+// waitGone returns when a process that is nobody's child here has ended.
+func waitGone(t *testing.T, pid int) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for limit := time.After(10 * time.Second); ; {
+		stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+		if err != nil || strings.Contains(string(stat), ") Z ") { // gone, or dead and not yet reaped
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("process %d lives on", pid)
+		}
 	}
 }
 
