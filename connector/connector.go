@@ -11,31 +11,24 @@ import (
 	"net"
 	"path"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
+	"github.com/moorage-dev/moorage/controller"
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
+	"github.com/moorage-dev/moorage/session"
 	"github.com/moorage-dev/moorage/tunnel"
 )
 
-// A Session is what an agent side opened, as the connector needs it.
-type Session interface {
-	tunnel.Conn
-
-	// Accept lets the session's bytes flow.
-	Accept() error
-
-	// Reject ends the session instead; text reaches the human on the agent's side.
-	Reject(reason linkv1.Reason, text string) error
-}
-
-// A Config says what Handle does.
+// A Config says what Run does.
 type Config struct {
 	// Services is what may be asked for: names and the host:port of each.
 	Services map[string]string
 
 	// Agents are the names, or patterns as of path.Match, of the agents that may
-	// ask. None: any that a gateway lets in.
+	// ask. None: any that a gateway lets in. What counts is the name that the
+	// gateway verified, or, behind an insecure one, the name the agent gives itself.
 	Agents []string
 
 	// DialTimeout bounds how long a service may take to answer. 0: 10 s.
@@ -44,17 +37,17 @@ type Config struct {
 	Log *slog.Logger // nil discards
 }
 
-// Check refuses what Handle could not work with.
-func (c *Config) Check() error {
-	if len(c.Services) == 0 {
+// Check refuses what Run could not work with.
+func (cfg *Config) Check() error {
+	if len(cfg.Services) == 0 {
 		return errors.New("connector: no service: name at least one, with its host:port")
 	}
-	for name, address := range c.Services {
+	for name, address := range cfg.Services {
 		if _, _, err := net.SplitHostPort(address); err != nil {
 			return fmt.Errorf("connector: service %s: want host:port, got %q", name, address)
 		}
 	}
-	for _, pattern := range c.Agents {
+	for _, pattern := range cfg.Agents {
 		if _, err := path.Match(pattern, ""); err != nil {
 			return fmt.Errorf("connector: pattern %q of agents' names: %w", pattern, err)
 		}
@@ -62,20 +55,67 @@ func (c *Config) Check() error {
 	return nil
 }
 
-// Handle answers one session and returns when it is over. It may be called
-// concurrently, once per session. When ctx ends, both sides are reset.
-func (c *Config) Handle(ctx context.Context, agent, service string, s Session) {
-	log := c.Log
+// Run answers the sessions of c until ctx ends or c fails, and returns when
+// all are over. Those that are open then are reset.
+func Run(ctx context.Context, cfg Config, c *controller.Controller) error {
+	if err := cfg.Check(); err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(errors.New("the connector is stopping"))
+	for {
+		s, err := c.Accept(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		wg.Go(func() { cfg.handle(ctx, request(s.Info()), side{s}) })
+	}
+}
+
+// request is what a session asks for.
+func request(i controller.Info) asked {
+	agent := i.Identity
+	if agent == "" {
+		agent = i.Agent
+	}
+	return asked{session: i.ID.String(), agent: agent, kind: i.Kind, service: i.Service}
+}
+
+type asked struct {
+	session string
+	agent   string
+	kind    linkv1.ServiceKind
+	service string
+}
+
+// A peer is the session that asks, as tests can play it too.
+type peer interface {
+	tunnel.Conn
+	Accept()
+	Reject(session.Ending)
+}
+
+// side is the controller's session as a peer.
+type side struct{ *controller.Session }
+
+func (s side) Abort(why error) { tunnel.Session{Conn: s.Conn}.Abort(why) }
+
+// handle answers one session and returns when it is over.
+func (cfg *Config) handle(ctx context.Context, a asked, s peer) {
+	log := cfg.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	log = log.With("agent", agent, "service", service)
-	local, refusal := c.reach(ctx, agent, service)
-	if refusal != nil {
-		log.Warn("connector: session rejected", "reason", reasonName(refusal.reason), "text", refusal.text)
-		if err := s.Reject(refusal.reason, refusal.text); err != nil {
-			log.Warn("connector: cannot tell the agent side", "err", err)
-		}
+	log = log.With("session", a.session, "agent", a.agent, "service", a.service)
+	local, why, err := cfg.reach(ctx, a)
+	if why != nil {
+		log.Warn("connector: session rejected", "reason", session.ReasonName(why.Reason), "text", why.Text, "err", err)
+		s.Reject(*why)
 		return
 	}
 	stop := context.AfterFunc(ctx, func() {
@@ -83,56 +123,46 @@ func (c *Config) Handle(ctx context.Context, agent, service string, s Session) {
 		local.Abort(context.Cause(ctx))
 	})
 	defer stop()
-	if err := s.Accept(); err != nil {
-		log.Warn("connector: session ended before it began", "err", err)
-		local.Abort(err)
-		return
-	}
-	log.Debug("connector: session open", "address", local.RemoteAddr().String())
+	s.Accept()
+	log.Info("connector: session open", "address", local.RemoteAddr().String())
 	if err := tunnel.Join(local, s); err != nil {
 		log.Warn("connector: session broken", "err", err)
 		return
 	}
-	log.Debug("connector: session closed")
+	log.Info("connector: session closed")
 }
 
-// A refusal is why a session is rejected.
-type refusal struct {
-	reason linkv1.Reason
-	text   string
-}
-
-// reach connects to the service, if this agent may and it is there. The texts
-// name the service, never its address: that is no business of the agent's side.
-func (c *Config) reach(ctx context.Context, agent, service string) (tunnel.TCP, *refusal) {
-	if !c.allowed(agent) {
-		return tunnel.TCP{}, &refusal{linkv1.Reason_REASON_REFUSED, fmt.Sprintf("agent name %q is not allowed here", agent)}
+// reach connects to what is asked for, if this agent may and it is there. The
+// texts name the service, never its address: that is no business of the
+// agent's side. err is what the log may say beyond that.
+func (cfg *Config) reach(ctx context.Context, a asked) (local tunnel.TCP, why *session.Ending, err error) {
+	refuse := func(reason linkv1.Reason, format string, args ...any) *session.Ending {
+		return &session.Ending{Reason: reason, Text: fmt.Sprintf(format, args...)}
 	}
-	address, ok := c.Services[service]
+	if !cfg.allowed(a.agent) {
+		return local, refuse(linkv1.Reason_REASON_REFUSED, "agent name %q is not allowed here", a.agent), nil
+	}
+	if a.kind != linkv1.ServiceKind_SERVICE_KIND_TCP {
+		return local, refuse(linkv1.Reason_REASON_REFUSED, "this is a connector: it has TCP services only"), nil
+	}
+	address, ok := cfg.Services[a.service]
 	if !ok {
-		return tunnel.TCP{}, &refusal{linkv1.Reason_REASON_REFUSED, fmt.Sprintf("unknown service %q", service)}
+		return local, refuse(linkv1.Reason_REASON_REFUSED, "unknown service %q", a.service), nil
 	}
-	timeout := c.DialTimeout
+	timeout := cfg.DialTimeout
 	if timeout == 0 {
 		timeout = 10 * time.Second
 	}
 	d := net.Dialer{Timeout: timeout}
 	conn, err := d.DialContext(ctx, "tcp", address)
 	if err != nil {
-		c.logDial(service, address, err)
-		return tunnel.TCP{}, &refusal{linkv1.Reason_REASON_DIAL_FAILED, fmt.Sprintf("service %q: %s", service, dialWord(err))}
+		return local, refuse(linkv1.Reason_REASON_DIAL_FAILED, "service %q: %s", a.service, dialWord(err)), err
 	}
-	return tunnel.TCP{TCPConn: conn.(*net.TCPConn)}, nil
+	return tunnel.TCP{TCPConn: conn.(*net.TCPConn)}, nil, nil
 }
 
-func (c *Config) logDial(service, address string, err error) {
-	if c.Log != nil {
-		c.Log.Warn("connector: cannot reach service", "service", service, "address", address, "err", err)
-	}
-}
-
-func (c *Config) allowed(agent string) bool {
-	return len(c.Agents) == 0 || slices.ContainsFunc(c.Agents, func(pattern string) bool {
+func (cfg *Config) allowed(agent string) bool {
+	return len(cfg.Agents) == 0 || slices.ContainsFunc(cfg.Agents, func(pattern string) bool {
 		ok, _ := path.Match(pattern, agent) // Check has seen the pattern
 		return ok
 	})
@@ -154,5 +184,3 @@ func dialWord(err error) string {
 	}
 	return "cannot be reached"
 }
-
-func reasonName(r linkv1.Reason) string { return r.String()[len("REASON_"):] }

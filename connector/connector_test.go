@@ -14,7 +14,9 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/moorage-dev/moorage/controller"
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
+	"github.com/moorage-dev/moorage/session"
 	"github.com/moorage-dev/moorage/tunnel"
 )
 
@@ -26,7 +28,7 @@ func TestSessionReachesItsService(t *testing.T) {
 	s := &testSession{Conn: tunnel.TCP{TCPConn: near}}
 	var wg sync.WaitGroup
 	cfg := &Config{Services: map[string]string{"web": service}}
-	wg.Go(func() { cfg.Handle(t.Context(), "a1", "web", s) })
+	wg.Go(func() { cfg.handle(t.Context(), tcp("a1", "web"), s) })
 
 	if _, err := io.WriteString(far, "hello"); err != nil {
 		t.Fatal(err)
@@ -72,13 +74,32 @@ func TestRejections(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := new(testSession)
-		cfg.Handle(t.Context(), tt.agent, tt.service, s)
-		if s.accepted || s.reason != tt.reason || s.text != tt.text {
-			t.Errorf("%s: got %v %q, want %v %q", tt.desc, s.reason, s.text, tt.reason, tt.text)
+		cfg.handle(t.Context(), tcp(tt.agent, tt.service), s)
+		if s.accepted || s.why.Reason != tt.reason || s.why.Text != tt.text {
+			t.Errorf("%s: got %v %q, want %v %q", tt.desc, s.why.Reason, s.why.Text, tt.reason, tt.text)
 		}
-		if !strings.Contains(log.String(), reasonName(tt.reason)) {
+		if !strings.Contains(log.String(), session.ReasonName(tt.reason)) {
 			t.Errorf("%s: the reason is not in the log: %s", tt.desc, log.String())
 		}
+	}
+}
+
+// TestVerifiedNameCounts holds that an agent is judged by what the gateway
+// verified, whatever it calls itself.
+func TestVerifiedNameCounts(t *testing.T) {
+	for _, tt := range []struct{ identity, claimed, want string }{{"a1", "root", "a1"}, {"", "a2", "a2"}} {
+		if got := request(controller.Info{Identity: tt.identity, Agent: tt.claimed}).agent; got != tt.want {
+			t.Errorf("verified %q, claimed %q: judged as %q", tt.identity, tt.claimed, got)
+		}
+	}
+}
+
+func TestNativeSessionsAreRefused(t *testing.T) {
+	s := new(testSession)
+	cfg := &Config{Services: map[string]string{"web": "127.0.0.1:1"}}
+	cfg.handle(t.Context(), asked{agent: "a1", kind: linkv1.ServiceKind_SERVICE_KIND_NATIVE}, s)
+	if s.why.Reason != linkv1.Reason_REASON_REFUSED {
+		t.Errorf("got %+v", s.why)
 	}
 }
 
@@ -92,7 +113,7 @@ func TestStopResetsBothSides(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	var wg sync.WaitGroup
 	cfg := &Config{Services: map[string]string{"web": l.Addr().String()}}
-	wg.Go(func() { cfg.Handle(ctx, "a1", "web", &testSession{Conn: tunnel.TCP{TCPConn: near}}) })
+	wg.Go(func() { cfg.handle(ctx, tcp("a1", "web"), &testSession{Conn: tunnel.TCP{TCPConn: near}}) })
 	local, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -130,18 +151,15 @@ func TestCheck(t *testing.T) {
 type testSession struct {
 	tunnel.Conn
 	accepted bool
-	reason   linkv1.Reason
-	text     string
+	why      session.Ending
 }
 
-func (s *testSession) Accept() error {
-	s.accepted = true
-	return nil
-}
+func (s *testSession) Accept() { s.accepted = true }
 
-func (s *testSession) Reject(reason linkv1.Reason, text string) error {
-	s.reason, s.text = reason, text
-	return nil
+func (s *testSession) Reject(why session.Ending) { s.why = why }
+
+func tcp(agent, service string) asked {
+	return asked{agent: agent, service: service, kind: linkv1.ServiceKind_SERVICE_KIND_TCP}
 }
 
 // echo is a service that sends back what it gets and closes.

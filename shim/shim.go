@@ -29,10 +29,13 @@ type Forward struct {
 type Config struct {
 	Forwards []Forward
 
-	// Dial opens a session to a service. It may return before anything is known
-	// of the service, or wait; when the session is refused, either Dial or the
-	// connection's Read fails with the reason. ctx is Run's.
+	// Dial opens a session to a service. When it is refused, either Dial or the
+	// connection's Read fails with the reason.
 	Dial func(ctx context.Context, service string) (tunnel.Conn, error)
+
+	// DialTimeout bounds Dial: how long a new connection waits while no gateway
+	// can be reached. 0: 60 s.
+	DialTimeout time.Duration
 
 	// MaxConns bounds the connections at once; when it is reached, further ones
 	// wait in the listeners' backlogs. 0: 1024.
@@ -46,6 +49,9 @@ type Config struct {
 func Run(ctx context.Context, cfg Config) error {
 	if cfg.MaxConns == 0 {
 		cfg.MaxConns = 1024
+	}
+	if cfg.DialTimeout == 0 {
+		cfg.DialTimeout = time.Minute
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -129,7 +135,7 @@ func pause(ctx context.Context, d time.Duration) {
 // serve carries one connection.
 func (s *server) serve(ctx context.Context, service string, local tunnel.TCP) {
 	log := s.cfg.Log.With("service", service, "client", local.RemoteAddr().String())
-	session, err := s.cfg.Dial(ctx, service)
+	session, err := s.dial(ctx, service)
 	if err != nil {
 		log.Warn("shim: connection refused", "err", err)
 		local.Abort(err)
@@ -146,4 +152,10 @@ func (s *server) serve(ctx context.Context, service string, local tunnel.TCP) {
 		return
 	}
 	log.Debug("shim: connection closed")
+}
+
+func (s *server) dial(ctx context.Context, service string) (tunnel.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.DialTimeout)
+	defer cancel()
+	return s.cfg.Dial(ctx, service)
 }
