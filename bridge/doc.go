@@ -24,5 +24,7 @@
 //
 // Legacy message sets (Kafka before 0.11) are not read. All partitions of one
 // leader share a connection per kind, so at acks=all a partition waits for the
-// slowest in-sync replica among the partitions of its leader.
+// slowest in-sync replica among the partitions of its leader. A topic that is
+// removed, created again and filled beyond the offset being read, all within
+// one long poll, is noticed up to 5 s late: sarama cannot fetch by topic id.
 package bridge

@@ -172,7 +172,9 @@ func (r *Reader) place() (again time.Duration) {
 			case now.Before(after):
 				sooner(after.Sub(now))
 			case v.leader(fd.partition) < 0:
-				ask[fd.topic.Name] = true
+				if now.Sub(v.at) >= retryAfter {
+					ask[fd.topic.Name] = true
+				}
 				sooner(retryAfter)
 			default:
 				f.mu.Lock()
