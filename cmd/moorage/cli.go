@@ -12,10 +12,15 @@ type cli struct {
 	Log    logFlags   `embed:"" prefix:"log-"`
 
 	Gateway    gatewayCmd    `cmd:"" help:"Serve agents at the edge and carry their sessions to and from Kafka."`
+	Connector  connectorCmd  `cmd:"" help:"Offer TCP services beside a controller to its agents."`
+	Shim       shimCmd       `cmd:"" help:"Offer a controller's services on local ports beside an agent."`
+	Send       sendCmd       `cmd:"" help:"Send messages to a controller by hand, as an agent."`
+	Tail       tailCmd       `cmd:"" help:"Be a controller by hand, and print what agents send."`
 	Broker     brokerCmd     `cmd:"" help:"Be a Kafka broker in memory, for trying things out."`
 	Topics     topicsCmd     `cmd:"" help:"Create, check and list the topics of controllers."`
 	Sessions   sessionsCmd   `cmd:"" help:"List, show and end sessions."`
 	Gateways   gatewaysCmd   `cmd:"" help:"List gateways."`
+	Token      tokenCmd      `cmd:"" help:"Make the token that proves an agent's name."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
 	Completion completionCmd `cmd:"" help:"Print how to switch on tab completion in your shell."`
 }
@@ -30,7 +35,9 @@ Examples:
   # By hand, on one machine, without any security:
   moorage broker --listen 127.0.0.1:9092
   moorage topics create --kafka 127.0.0.1:9092 --controller ci --single-broker
+  moorage connector --kafka 127.0.0.1:9092 --single-broker --controller ci --service web=127.0.0.1:8080
   moorage gateway --kafka 127.0.0.1:9092 --listen 127.0.0.1:7443 --insecure
+  moorage shim --gateway 127.0.0.1:7443 --controller ci --agent a1 --insecure --forward 127.0.0.1:9000=web
 
 Every flag can also be set by an environment variable (--max-sessions: MOORAGE_MAX_SESSIONS) or in the file that --config names.`
 
@@ -47,6 +54,7 @@ func newParser(c *cli, stdout, stderr io.Writer) (*kong.Kong, error) {
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.ExplicitGroups([]kong.Group{
 			{Key: "kafka", Title: "Kafka:"},
+			{Key: "link", Title: "The way to a controller:"},
 			{Key: "tls", Title: "Who may connect, and how:"},
 			{Key: "bounds", Title: "Bounds:", Description: "Each is hard: when it is reached, the sender is slowed down or a newcomer refused, and a counter says so."},
 		}),

@@ -2,8 +2,15 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"net"
+	"net/http"
+	"os"
+	"sync"
 	"time"
+
+	"github.com/moorage-dev/moorage/gateway"
 )
 
 type gatewayCmd struct {
@@ -12,14 +19,15 @@ type gatewayCmd struct {
 	Listen       listenAddress `default:":7443" help:"Where agents connect."`
 	Admin        listenAddress `default:"127.0.0.1:7480" help:"Where /healthz, /readyz and /metrics are served, without TLS: keep it local or behind a firewall."`
 	Name         string        `placeholder:"NAME" help:"This gateway's name, unique in the fleet; the host's name by default."`
-	Advertise    address       `placeholder:"HOST:PORT" help:"Where agents reach this gateway from outside, for hints to agents and the list of gateways."`
+	Advertise    address       `placeholder:"HOST:PORT" help:"Where agents reach this gateway from outside, for hints to agents and the list of gateways; the address of --listen by default, if it names a host."`
 	DrainTimeout time.Duration `default:"30s" help:"How long SIGTERM waits for agents to move elsewhere."`
 
-	TLSCert      string `name:"tls-cert" placeholder:"FILE" group:"tls" help:"This gateway's certificate chain (PEM)."`
-	TLSKey       string `name:"tls-key" placeholder:"FILE" group:"tls" help:"Key (PEM) of --tls-cert."`
-	ClientCA     string `name:"client-ca" placeholder:"FILE" group:"tls" help:"Certificates (PEM) that agents' are checked against; the name in an agent's certificate is its identity."`
-	TokenKeyFile string `placeholder:"FILE" group:"tls" help:"File with the fleet's key, which agents' tokens are made of (see moorage token)."`
-	Insecure     bool   `group:"tls" help:"Accept agents without TLS and without proof of their names. For trying things out."`
+	TLSCert              string `name:"tls-cert" placeholder:"FILE" group:"tls" help:"This gateway's certificate chain (PEM)."`
+	TLSKey               string `name:"tls-key" placeholder:"FILE" group:"tls" help:"Key (PEM) of --tls-cert."`
+	ClientCA             string `name:"client-ca" placeholder:"FILE" group:"tls" help:"Certificates (PEM) that agents' are checked against; the name in an agent's certificate is its identity."`
+	TokenKeyFile         string `placeholder:"FILE" group:"tls" help:"File with the fleet's key on its first line: agents' tokens are made of it (see moorage token), and the tickets they resume with. The same at all gateways."`
+	TokenPreviousKeyFile string `placeholder:"FILE" group:"tls" help:"File with a second key that is believed too, while the fleet changes from one to the other."`
+	Insecure             bool   `group:"tls" help:"Accept agents without TLS and without proof of their names. For trying things out."`
 
 	MaxSessions int  `default:"20000" group:"bounds" help:"Sessions attached at once."`
 	MaxStreams  int  `default:"25000" group:"bounds" help:"Streams open at once, with or without a session."`
@@ -49,7 +57,122 @@ Examples:
 `
 }
 
-// Run serves until ctx ends.
+// tls returns what the listener speaks; nil is in clear. What would let
+// anybody in must be asked for by name.
+func (c *gatewayCmd) tls() (*tls.Config, error) {
+	pair, err := loadPair("--tls-cert", c.TLSCert, "--tls-key", c.TLSKey)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := loadPool("--client-ca", c.ClientCA)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case pair == nil && pool != nil:
+		return nil, usagef("--client-ca needs --tls-cert and --tls-key: without TLS no agent shows a certificate")
+	case pair == nil && !c.Insecure:
+		return nil, usagef("no --tls-cert and --tls-key: tokens and frames would travel in clear; give them, or --insecure to try things out")
+	case pair == nil:
+		return nil, nil
+	}
+	cfg := &tls.Config{Certificates: pair, MinVersion: tls.VersionTLS13}
+	if pool != nil {
+		// A token proves a name too, so no certificate is demanded here.
+		cfg.ClientCAs, cfg.ClientAuth = pool, tls.VerifyClientCertIfGiven
+	}
+	return cfg, nil
+}
+
+// keys reads the fleet's keys.
+func (c *gatewayCmd) keys() (ring gateway.Ring, err error) {
+	if c.TokenKeyFile == "" && !c.Insecure {
+		return ring, usagef("no --token-key-file: any agent could take any name; give one (openssl rand -base64 32 makes a key), or --insecure to try things out")
+	}
+	if ring.Current, err = readKey("--token-key-file", c.TokenKeyFile); err != nil {
+		return ring, err
+	}
+	ring.Previous, err = readKey("--token-previous-key-file", c.TokenPreviousKeyFile)
+	return ring, err
+}
+
+// Run serves until ctx ends, and then moves its agents elsewhere.
 func (c *gatewayCmd) Run(ctx context.Context, p *process) error {
-	return errors.New("gateway: not wired yet")
+	cfg, err := c.config(p)
+	if err != nil {
+		return err
+	}
+	agents, err := listen("--listen", c.Listen)
+	if err != nil {
+		return err
+	}
+	defer agents.Close() // closed already by a drain, which is no matter
+	admin, err := listen("--admin", c.Admin)
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	if cfg.Advertise == "" {
+		cfg.Advertise = reachable(agents.Addr())
+	}
+	g, err := gateway.New(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	p.log.Info("gateway: serving", "name", cfg.Name, "address", agents.Addr().String(), "admin", admin.Addr().String(), "insecure", c.Insecure)
+
+	side := &http.Server{Handler: g.Admin(), ReadHeaderTimeout: 10 * time.Second}
+	failed := make(chan error, 2)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { failed <- g.Serve(agents) })
+	wg.Go(func() { failed <- side.Serve(admin) })
+	defer side.Close()
+	select {
+	case err := <-failed:
+		return errors.Join(err, g.Close())
+	case <-ctx.Done():
+	}
+	p.log.Info("gateway: draining", "cause", context.Cause(ctx), "timeout", c.DrainTimeout)
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.DrainTimeout)
+	defer cancel()
+	return g.Drain(drain)
+}
+
+// reachable returns an address that others can dial, "" when the listener's names no host.
+func reachable(a net.Addr) string {
+	if tcp, ok := a.(*net.TCPAddr); ok && !tcp.IP.IsUnspecified() {
+		return tcp.String()
+	}
+	return ""
+}
+
+// config puts together what the gateway needs. Errors are the caller's to mend.
+func (c *gatewayCmd) config(p *process) (cfg gateway.Config, err error) {
+	cfg = gateway.Config{
+		Name:         c.Name,
+		Advertise:    string(c.Advertise),
+		Version:      versionText(),
+		Insecure:     c.Insecure,
+		MaxSessions:  c.MaxSessions,
+		MaxStreams:   c.MaxStreams,
+		QueueBytes:   int(c.QueueBytes),
+		CacheBytes:   int(c.CacheBytes),
+		ReplayScans:  c.ReplayScans,
+		DrainTimeout: c.DrainTimeout,
+		Logger:       p.log,
+	}
+	if cfg.Name == "" {
+		if cfg.Name, err = os.Hostname(); err != nil {
+			return cfg, usagef("no --name, and the host's cannot be had: %w", err)
+		}
+	}
+	if cfg.TLS, err = c.tls(); err != nil {
+		return cfg, err
+	}
+	if cfg.Keys, err = c.keys(); err != nil {
+		return cfg, err
+	}
+	cfg.Bridge, err = c.kafkaFlags.config(p)
+	return cfg, err
 }

@@ -16,7 +16,7 @@ func versionText() string {
 	}
 	build, ok := debug.ReadBuildInfo()
 	if !ok || build.Main.Version == "" {
-		return "devel"
+		return "(devel)"
 	}
 	return build.Main.Version
 }

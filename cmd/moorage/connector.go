@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/moorage-dev/moorage/connector"
+	"github.com/moorage-dev/moorage/controller"
+)
+
+type connectorCmd struct {
+	kafkaFlags
+	controllerFlags
+	Service     []pair        `required:"" placeholder:"NAME=HOST:PORT" help:"A TCP service that agents may reach, and where it is. May be repeated."`
+	AllowAgent  []string      `placeholder:"NAME" help:"Agents that may reach services, by name or pattern (a*); all that a gateway lets in by default."`
+	DialTimeout time.Duration `default:"10s" help:"How long a service may take to accept a connection."`
+}
+
+// controllerFlags are what every controller-side process is told.
+type controllerFlags struct {
+	Controller   controllerName `required:"" placeholder:"NAME" help:"The controller to be. Of two processes with one name the newer wins."`
+	Grace        time.Duration  `default:"240s" help:"How long a session is kept whose agent is away."`
+	SingleBroker bool           `help:"Bear topics on one broker, which outlive nothing. For trying things out."`
+	MaxSessions  int            `default:"10000" group:"bounds" help:"Sessions held at once; more are rejected."`
+	WindowBytes  size           `default:"1MiB" group:"bounds" help:"Bytes that an agent may have under way, per session; then it waits."`
+}
+
+// start begins an incarnation of the controller.
+func (f *controllerFlags) start(ctx context.Context, p *process, kafka *kafkaFlags, services []string) (*controller.Controller, error) {
+	bridge, err := kafka.config(p)
+	if err != nil {
+		return nil, err
+	}
+	return controller.Start(ctx, controller.Config{
+		Bridge:       bridge,
+		Name:         string(f.Controller),
+		Grace:        f.Grace,
+		Window:       int(f.WindowBytes),
+		Services:     services,
+		SessionLimit: f.MaxSessions,
+		SingleBroker: f.SingleBroker,
+		Version:      versionText(),
+		Logger:       p.log,
+	})
+}
+
+// Help gives the examples.
+func (*connectorCmd) Help() string {
+	return `
+It stands where the services can be reached, talks to Kafka only, and never listens.
+
+Examples:
+
+  # Production: SCRAM to Kafka over TLS, two services, agents by name.
+  moorage connector --controller ci --service web=127.0.0.1:8080 --service ssh=127.0.0.1:22 --allow-agent 'build-*' \
+    --kafka k1.example.org:9093,k2.example.org:9093,k3.example.org:9093 --kafka-ca /etc/moorage/kafka-ca.pem \
+    --kafka-sasl-mechanism SCRAM-SHA-512 --kafka-user ci --kafka-password-file /etc/moorage/kafka-password
+
+  # On one machine, to try things out.
+  moorage connector --kafka 127.0.0.1:9092 --single-broker --controller ci --service web=127.0.0.1:8080
+`
+}
+
+// Run serves until ctx ends.
+func (c *connectorCmd) Run(ctx context.Context, p *process) error {
+	cfg := connector.Config{
+		Services:    pairMap(c.Service),
+		Agents:      c.AllowAgent,
+		DialTimeout: c.DialTimeout,
+		Log:         p.log,
+	}
+	if err := cfg.Check(); err != nil {
+		return usageError{err}
+	}
+	ctl, err := c.start(ctx, p, &c.kafkaFlags, slices.Sorted(maps.Keys(cfg.Services)))
+	if err != nil {
+		return err
+	}
+	defer closeController(ctl, p)
+	p.log.Info("connector: serving", "controller", string(c.Controller), "services", cfg.Services)
+	return connector.Run(ctx, cfg, ctl)
+}
