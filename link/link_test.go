@@ -254,6 +254,31 @@ func TestDrainIsFollowedAtOnce(t *testing.T) {
 	}
 }
 
+// A balancer may stand before a fleet: one address, and which gateway is
+// behind it is decided for each connection.
+func TestLeavingGatewayIsLeftWithItsConnection(t *testing.T) {
+	inBubble(t, func(t *testing.T, fl *fleet) {
+		c := fl.client(at("balancer:1"))
+		defer closeClient(t, c)
+		_, p := fl.opened(c)
+		p.drain(&linkv1.Drain{})
+		q := fl.attach("moves")
+		if n := fl.dialed("balancer:1"); n != 2 {
+			t.Errorf("%d connections after a drain, want 2", n)
+		}
+		q.refuse(codes.Unavailable, "this gateway is draining too", 0)
+		q = fl.attach("moves on")
+		if n := fl.dialed("balancer:1"); n != 3 {
+			t.Errorf("%d connections after a refusal, want 3", n)
+		}
+		q.refuse(codes.ResourceExhausted, "full", time.Second)
+		fl.attach("comes back as told").welcome()
+		if n := fl.dialed("balancer:1"); n != 3 {
+			t.Errorf("%d connections, want 3: a gateway that says when is asked again", n)
+		}
+	}, "balancer:1")
+}
+
 func TestDrainSpreadsOverTheTimeItGives(t *testing.T) {
 	inBubble(t, func(t *testing.T, fl *fleet) {
 		c := fl.client(func(cfg *link.Config) {

@@ -6,7 +6,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/moorage-dev/moorage/proto/envelope"
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
@@ -93,11 +96,24 @@ func (s *Session) attach(ctx context.Context, gateway string) outcome {
 		<-received
 	}
 	st.out.err = context.Cause(ctx)
-	if errors.Is(st.out.err, errUnanswered) || errors.Is(st.out.err, errDead) {
+	if st.elsewhere(link.conn.GetState()) {
 		s.client.pool.retire(link)
 	}
 	st.detach()
 	return st.out
+}
+
+// elsewhere reports whether the next stream should not take this one's
+// connection: it may be half-open, or end at a gateway that is leaving, while
+// a new one to the same address may be led to another by a balancer.
+func (st *stream) elsewhere(state connectivity.State) bool {
+	switch err := st.out.err; {
+	case errors.Is(err, errUnanswered), errors.Is(err, errDead), st.out.drain != nil:
+		return true
+	default:
+		return st.out.welcomed.IsZero() && state == connectivity.Ready &&
+			status.Code(err) == codes.Unavailable && retryHint(err) == 0
+	}
 }
 
 // patience returns how long to wait for the Welcome now.
