@@ -43,6 +43,9 @@ func (c *Controller) bequest() {
 	defer reader.Close()
 	until := time.Now().Add(bequestWithin)
 	for i := range t.Partitions {
+		if c.life.Err() != nil {
+			return
+		}
 		oldest, next, err := c.client.Bounds(c.life, t.Name, i)
 		if err != nil {
 			c.log.Warn("older presence not seen", "topic", t.Name, "partition", i, "err", err)

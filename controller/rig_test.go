@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
@@ -435,4 +437,50 @@ func (r *rig) presence() map[string]*logv1.SessionPresence {
 		f.Stop()
 	}
 	return all
+}
+
+// admin returns a client for what only an operator does.
+func (r *rig) admin() *kgo.Client {
+	r.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(r.kafka.Addrs()...), kgo.Dialer(r.net.DialContext))
+	if err != nil {
+		r.Fatal(err)
+	}
+	return cl
+}
+
+// recreate deletes a topic of one partition and makes it anew.
+func (r *rig) recreate(topic string) {
+	r.Helper()
+	cl := r.admin()
+	defer cl.Close()
+	del := kmsg.NewDeleteTopicsRequest()
+	del.TopicNames = []string{topic}
+	del.Topics = []kmsg.DeleteTopicsRequestTopic{{Topic: &topic}}
+	if _, err := del.RequestWith(r.Context(), cl); err != nil {
+		r.Fatal(err)
+	}
+	create := kmsg.NewCreateTopicsRequest()
+	t := kmsg.NewCreateTopicsRequestTopic()
+	t.Topic, t.NumPartitions, t.ReplicationFactor = topic, 1, 1
+	create.Topics = append(create.Topics, t)
+	if _, err := create.RequestWith(r.Context(), cl); err != nil {
+		r.Fatal(err)
+	}
+}
+
+// addPartitions raises the up and the down topic to n partitions.
+func (r *rig) addPartitions(n int32) {
+	r.Helper()
+	cl := r.admin()
+	defer cl.Close()
+	req := kmsg.NewCreatePartitionsRequest()
+	for _, topic := range []string{r.names.Up, r.names.Down} {
+		t := kmsg.NewCreatePartitionsRequestTopic()
+		t.Topic, t.Count = topic, n
+		req.Topics = append(req.Topics, t)
+	}
+	if _, err := req.RequestWith(r.Context(), cl); err != nil {
+		r.Fatal(err)
+	}
 }
