@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -67,6 +68,9 @@ func (c *Client) dial(ctx context.Context, addr string, timeout time.Duration) (
 	// Connected waits for the SASL exchange, the only thing Open still does.
 	if ok, err := b.Connected(); !ok {
 		raw.Close()
+		if _, ok := errors.AsType[net.Error](err); ok || errors.Is(err, io.EOF) {
+			return nil, err // the broker, or something else there, said nothing about the login
+		}
 		return nil, &authError{addr: addr, user: c.cfg.SASL.User, mechanism: c.cfg.SASL.Mechanism, err: err}
 	}
 	return &conn{Broker: b, raw: raw}, nil

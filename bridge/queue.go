@@ -7,8 +7,10 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/sony/gobreaker/v2"
 
 	"github.com/moorage-dev/moorage/proto/envelope"
+	"github.com/moorage-dev/moorage/seeded"
 )
 
 // quantum is what a flow may write per turn, in bytes. A frame of the usual
@@ -110,6 +112,9 @@ func (q *Queue) Put(flow envelope.SessionID, r *envelope.Record, done func(offse
 }
 
 func (q *Queue) put(id envelope.SessionID, it item) {
+	if seeded.On(seeded.HalfOpenLoses) && q.breaker.cb.State() == gobreaker.StateHalfOpen {
+		return
+	}
 	q.mu.Lock()
 	if q.closed {
 		q.mu.Unlock()

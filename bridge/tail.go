@@ -9,6 +9,7 @@ import (
 	"github.com/IBM/sarama"
 
 	"github.com/moorage-dev/moorage/proto/envelope"
+	"github.com/moorage-dev/moorage/seeded"
 )
 
 const (
@@ -573,6 +574,9 @@ func (t *Tail) mergeLocked() {
 		if s.state == scanning {
 			s.state = live
 			s.tell(at)
+			if seeded.On(seeded.ReplayLiveGap) {
+				s.next.Add(1)
+			}
 		}
 	}
 	t.endPassLocked()
