@@ -240,8 +240,8 @@ func isTimeout(err error) bool {
 func mayPass(err error) bool {
 	kerr, ok := errors.AsType[sarama.KError](err)
 	if !ok {
-		_, auth := errors.AsType[*authError](err)
-		return !auth
+		auth, ok := errors.AsType[*authError](err)
+		return !ok || auth.silent
 	}
 	switch kerr {
 	case sarama.ErrUnknownTopicOrPartition, // a broker that has not heard of it yet

@@ -68,22 +68,26 @@ func (c *Client) dial(ctx context.Context, addr string, timeout time.Duration) (
 	// Connected waits for the SASL exchange, the only thing Open still does.
 	if ok, err := b.Connected(); !ok {
 		raw.Close()
-		if _, ok := errors.AsType[net.Error](err); ok || errors.Is(err, io.EOF) {
-			return nil, err // the broker, or something else there, said nothing about the login
-		}
-		return nil, &authError{addr: addr, user: c.cfg.SASL.User, mechanism: c.cfg.SASL.Mechanism, err: err}
+		_, silent := errors.AsType[net.Error](err)
+		silent = silent || errors.Is(err, io.EOF)
+		return nil, &authError{user: c.cfg.SASL.User, mechanism: c.cfg.SASL.Mechanism, silent: silent, err: err}
 	}
 	return &conn{Broker: b, raw: raw}, nil
 }
 
 // An authError says that a broker was reached but did not let us in.
 type authError struct {
-	addr, user, mechanism string
-	err                   error
+	user, mechanism string
+	silent          bool // the connection ended without a word: perhaps not for the login
+	err             error
 }
 
 func (e *authError) Error() string {
-	return fmt.Sprintf("SASL %s login of user %q refused: %v", e.mechanism, e.user, e.err)
+	what := "refused"
+	if e.silent {
+		what = "cut off"
+	}
+	return fmt.Sprintf("SASL %s login of user %q %s: %v", e.mechanism, e.user, what, e.err)
 }
 
 func (e *authError) Unwrap() error { return e.err }
@@ -147,7 +151,10 @@ func (s *scramClient) Done() bool                            { return s.conv.Don
 
 // hint says how to mend what kept us from a broker.
 func hint(err error) string {
-	if _, ok := errors.AsType[*authError](err); ok {
+	if auth, ok := errors.AsType[*authError](err); ok {
+		if auth.silent {
+			return "check mechanism, user and password, and that both sides agree on TLS"
+		}
 		return "check mechanism, user and password"
 	}
 	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() || errors.Is(err, context.DeadlineExceeded) {

@@ -104,6 +104,8 @@ func TestQueueTellsEachOutcomeOnceInOrder(t *testing.T) {
 			})
 		}
 		time.Sleep(5 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
 		next := make(map[int32]int64)
 		for _, o := range got {
 			if o.offset != next[o.partition] {
