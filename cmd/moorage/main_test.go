@@ -1,14 +1,10 @@
 package main
 
 import (
-	"context"
-	"fmt"
 	"io"
-	"net"
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -24,44 +20,9 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Setup:               setPorts,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"await": await},
+		Setup:               setWorld,
+		Cmds:                scriptCommands,
 	})
-}
-
-// setPorts gives a script addresses nobody listens on: $ADDR1 to $ADDR4.
-func setPorts(env *testscript.Env) error {
-	for i := range 4 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return err
-		}
-		defer l.Close() // after all are chosen, so that they differ
-		env.Setenv(fmt.Sprintf("ADDR%d", i+1), l.Addr().String())
-	}
-	return nil
-}
-
-// await returns when somebody listens at each address: a background command has started.
-func await(ts *testscript.TestScript, neg bool, addresses []string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	again := time.NewTicker(10 * time.Millisecond)
-	defer again.Stop()
-	for _, address := range addresses {
-		for {
-			c, err := net.Dial("tcp", address)
-			if err == nil {
-				ts.Check(c.Close())
-				break
-			}
-			select {
-			case <-again.C:
-			case <-ctx.Done():
-				ts.Fatalf("nobody came to listen: %v", err)
-			}
-		}
-	}
 }
 
 // eachNode calls f for the root and every command below it.

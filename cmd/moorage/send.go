@@ -49,8 +49,18 @@ func (c *sendCmd) Run(ctx context.Context, p *process) error {
 	defer cancel(nil)
 	received := make(chan error, 1)
 	go func() { received <- printReplies(ctx, s, p.stdout) }()
-	if err := c.sendAll(ctx, s, p.stdin); err != nil {
-		return err
+	// Reading standard input cannot be given up, but it can be left behind.
+	sent := make(chan error, 1)
+	go func() { sent <- c.sendAll(ctx, s, p.stdin) }()
+	select {
+	case err := <-sent:
+		if err != nil {
+			return err
+		}
+	case <-s.Done():
+		return fmt.Errorf("not everything was sent: %w", s.Err())
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 	if err := s.CloseWrite(); err != nil {
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -12,6 +13,9 @@ import (
 // records of a key replace earlier ones; a nil value removes the key.
 func readState(ctx context.Context, client *bridge.Client, name string, h func(bridge.Message)) error {
 	topic, err := client.Topic(ctx, name)
+	if errors.Is(err, bridge.ErrNoTopic) {
+		return fmt.Errorf("no such topic: %s; check --controller and --topic-prefix, or create it with: moorage topics create", name)
+	}
 	if err != nil {
 		return fmt.Errorf("topic %s: %w", name, err)
 	}
