@@ -43,7 +43,7 @@ type Relay struct {
 	lost       bool // a gap was found; LOST is produced, then the stream ends
 
 	lastHeard time.Time // last message from the agent side
-	lastSent  time.Time
+	lastSent  time.Time // last heartbeat; frames don't count, for they tell no position (row 8)
 	interval  time.Duration
 }
 
@@ -256,7 +256,6 @@ func (r *Relay) Record(now time.Time, offset int64, rec *envelope.Record) (d Dow
 		d.Close = Close{ParseEnding(rec.Payload), r.incarnation}
 	case rec.Kind.IsFrame() && rec.Seq == r.expect, rec.Kind.IsFrame() && rec.Seq > r.expect && seeded.On(seeded.HigherAccepted):
 		r.expect = rec.Seq + 1
-		r.lastSent = now
 		d.Frame = Frame{Seq: rec.Seq, Kind: rec.Kind, Payload: rec.Payload, Delivered: r.far, Persisted: r.acked}
 		r.ackTold, r.farTold = r.acked, r.far
 	}
