@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/tap"
 
@@ -33,26 +34,30 @@ func (c *cuttable) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// tap runs before a stream exists, on its connection's goroutine.
-func (g *Gateway) tap(ctx context.Context, _ *tap.Info) (context.Context, error) {
-	if g.streams.Load() >= int64(g.cfg.MaxStreams) {
-		err := fmt.Errorf("%w: streams", errTooMany)
-		g.metrics.refused.WithLabelValues(judge(err).word).Inc()
-		return nil, statusOf(err)
-	}
+// whyTrailer is the trailer that tells why a stream was cut: a word of status.go.
+const whyTrailer = "moorage-why"
+
+func because(err error) metadata.MD { return metadata.Pairs(whyTrailer, judge(err).word) }
+
+// tapped runs before a stream exists, on its connection's goroutine.
+func tapped(ctx context.Context, _ *tap.Info) (context.Context, error) {
 	ctx, cut := context.WithCancelCause(ctx)
 	return &cuttable{ctx, cut}, nil
 }
 
 // Attach serves one stream.
 func (g *Gateway) Attach(rpc grpc.BidiStreamingServer[linkv1.AttachRequest, linkv1.AttachResponse]) error {
-	g.streams.Add(1)
+	n := g.streams.Add(1)
 	g.metrics.streams.Inc()
 	defer func() {
 		g.streams.Add(-1)
 		g.metrics.streams.Dec()
 	}()
-	s, err := g.welcome(rpc)
+	var s *stream
+	err := fmt.Errorf("%w: streams", errTooMany)
+	if n <= int64(g.cfg.MaxStreams) {
+		s, err = g.welcome(rpc)
+	}
 	if err != nil {
 		g.metrics.refused.WithLabelValues(judge(err).word).Inc()
 		return statusOf(err)
@@ -77,7 +82,10 @@ func (g *Gateway) welcome(rpc grpc.BidiStreamingServer[linkv1.AttachRequest, lin
 	if g.draining.Load() {
 		return nil, errDraining
 	}
-	late := time.AfterFunc(g.cfg.HelloTimeout, func() { c.cut(errHello) })
+	late := time.AfterFunc(g.cfg.HelloTimeout, func() {
+		rpc.SetTrailer(because(errHello))
+		c.cut(errHello)
+	})
 	m, err := rpc.Recv()
 	late.Stop()
 	if err != nil {
@@ -106,7 +114,7 @@ func (g *Gateway) welcome(rpc grpc.BidiStreamingServer[linkv1.AttachRequest, lin
 	}
 	g.metrics.sessions.Inc()
 	s = &stream{
-		g: g, p: b.p, rpc: rpc, cut: c.cut, identity: identity,
+		g: g, p: b.p, rpc: rpc, cancel: c.cut, identity: identity,
 		relay: session.NewRelay(began, &h, b.start, b.incarnation, g.cfg.Heartbeat),
 	}
 	how, err := s.attach(&h, &b)

@@ -107,7 +107,7 @@ func (g *Gateway) serverOptions() []grpc.ServerOption {
 	}
 	return []grpc.ServerOption{
 		grpc.Creds(creds),
-		grpc.InTapHandle(g.tap),
+		grpc.InTapHandle(tapped),
 		grpc.WaitForHandlers(true),
 		grpc.ConnectionTimeout(g.cfg.HelloTimeout),
 		grpc.MaxConcurrentStreams(uint32(g.cfg.MaxStreams)),

@@ -24,7 +24,7 @@ type stream struct {
 	p        *partition
 	feed     *feed
 	rpc      grpc.BidiStreamingServer[linkv1.AttachRequest, linkv1.AttachResponse]
-	cut      context.CancelCauseFunc // wakes handler and worker for good
+	cancel   context.CancelCauseFunc // see cut
 	identity string                  // what the credential proved
 	paused   atomic.Bool             // the agent side is not read now
 
@@ -43,6 +43,14 @@ type stream struct {
 	beatAt   time.Duration // when the last heartbeat was sent
 	ticketAt time.Duration // when the last ticket was
 	told     int64         // the position in the last heartbeat
+}
+
+// cut ends the stream from outside its handler: handler and worker wake, for
+// good. gRPC then ends it with CANCELLED before the handler can say more, so
+// the reason travels in a trailer.
+func (s *stream) cut(err error) {
+	s.rpc.SetTrailer(because(err))
+	s.cancel(err)
 }
 
 // receive takes messages until the stream ends.
@@ -211,7 +219,7 @@ func (s *stream) leave(after time.Duration) {
 // finish ends the stream: nothing of it is sent or produced after it returns,
 // but a DETACHED if the session goes on and is not somewhere else already.
 func (s *stream) finish(err error) {
-	s.cut(err)
+	s.cancel(err)
 	g, f := s.g, s.feed
 	g.sessions.Add(-1)
 	g.metrics.sessions.Dec()
