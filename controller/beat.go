@@ -48,6 +48,14 @@ func (c *Controller) sendMeta(leaving bool, done func(offset int64, err error)) 
 	c.state.Send(c.topics.meta.Name, 0, []byte(heartbeatKey), marshal(hb), done)
 }
 
+// sendClock writes a beat of the log's clock. beats.mu is held.
+func (c *Controller) sendClock(done func(offset int64, err error)) {
+	c.state.Send(c.topics.gateways.Name, 0, []byte(clockKey(c.cfg.Name)), marshal(&logv1.GatewayHeartbeat{
+		Name: c.cfg.Name, Boot: c.boot, Beat: c.beats.count, Controller: true,
+		Sessions: uint32(max(0, c.held.Load())), Version: c.cfg.Version,
+	}), done)
+}
+
 // beat writes a heartbeat into meta, and one into the gateways topic to see
 // whether Kafka itself moves.
 func (c *Controller) beat() {
@@ -57,30 +65,33 @@ func (c *Controller) beat() {
 		return
 	}
 	if !c.beats.meta.Swap(true) {
-		c.sendMeta(false, func(int64, error) { c.beats.meta.Store(false) })
+		c.sendMeta(false, c.beaten(&c.beats.meta, c.topics.meta.Name))
 	}
 	if !c.beats.clock.Swap(true) {
-		held := uint32(max(0, c.held.Load()))
-		c.state.Send(c.topics.gateways.Name, 0, []byte(clockKey(c.cfg.Name)), marshal(&logv1.GatewayHeartbeat{
-			Name: c.cfg.Name, Boot: c.boot, Beat: c.beats.count, Controller: true, Sessions: held, Version: c.cfg.Version,
-		}), func(int64, error) { c.beats.clock.Store(false) })
+		c.sendClock(c.beaten(&c.beats.clock, c.topics.gateways.Name))
+	}
+}
+
+// beaten takes the outcome of a beat; the next one makes up for it.
+func (c *Controller) beaten(underWay *atomic.Bool, topic string) func(int64, error) {
+	return func(_ int64, err error) {
+		underWay.Store(false)
+		if err != nil && !c.stopping.Load() {
+			c.log.Warn("heartbeat not written", "topic", topic, "err", err)
+		}
 	}
 }
 
 // leave writes the last heartbeat of this life.
 func (c *Controller) leave(ctx context.Context) error {
-	failed := make(chan error, 1)
-	c.beats.mu.Lock()
-	c.beats.last = true
-	c.sendMeta(true, func(_ int64, err error) { failed <- err })
-	c.beats.mu.Unlock()
-	select {
-	case err := <-failed:
-		if err != nil {
-			return fmt.Errorf("controller: last heartbeat: %w", err)
-		}
-	case <-ctx.Done():
-		return fmt.Errorf("controller: last heartbeat: %w", context.Cause(ctx))
+	_, err := outcome(ctx, func(done func(int64, error)) {
+		c.beats.mu.Lock()
+		defer c.beats.mu.Unlock()
+		c.beats.last = true
+		c.sendMeta(true, done)
+	})
+	if err != nil {
+		return fmt.Errorf("controller: last heartbeat: %w", err)
 	}
 	c.state.Send(c.topics.gateways.Name, 0, []byte(clockKey(c.cfg.Name)), nil, func(int64, error) {})
 	return nil

@@ -13,8 +13,22 @@ import (
 	"github.com/moorage-dev/moorage/session"
 )
 
-// bequestWithin bounds how long older presence is looked for.
-const bequestWithin = time.Minute
+const (
+	// bequestWithin bounds how long older presence is looked for.
+	bequestWithin = time.Minute
+	// bequestAgain is when it is looked for once more: an older process that
+	// was still alive may have written a little longer.
+	bequestAgain = 30 * time.Second
+)
+
+func (c *Controller) bequests() {
+	c.bequest()
+	select {
+	case <-time.After(bequestAgain):
+		c.bequest()
+	case <-c.life.Done():
+	}
+}
 
 // bequest takes over the presence that older incarnations have left: their
 // sessions have ended with them, and nobody else would say so. It is news for

@@ -165,7 +165,7 @@ func TestAnOutageOfKafkaTakesNoGrace(t *testing.T) {
 		gone.record(envelope.Detached, nil)
 		time.Sleep(20 * time.Second)
 		thaw := r.net.freeze()
-		time.Sleep(time.Hour)
+		time.Sleep(10 * time.Minute)
 		thaw()
 		time.Sleep(5 * time.Second)
 		tier0.got = 1

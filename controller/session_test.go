@@ -153,6 +153,7 @@ func TestAgentCloses(t *testing.T) {
 		p.frame(envelope.Close, session.MarshalEnding(ending(linkv1.Reason_REASON_PEER_RESET, "gone")), nil)
 		p.wantEnd(envelope.Close, linkv1.Reason_REASON_PEER_RESET, time.Second)
 		r.wantEnded(s, linkv1.Reason_REASON_PEER_RESET, time.Second)
+		synctest.Wait()
 		if st := c.Stats(); st.Sessions != 0 || st.Ended != 1 {
 			r.Errorf("stats: %+v", st)
 		}

@@ -35,6 +35,7 @@ func Start(ctx context.Context, cfg Config) (*Controller, error) {
 	}
 	c.wg.Go(c.loop)
 	c.wg.Go(c.watch)
+	c.wg.Go(c.bequests)
 	go c.stop()
 	return c, nil
 }
@@ -73,8 +74,7 @@ func (c *Controller) begin(ctx context.Context) error {
 	}
 	c.views.Follow(c.topics.meta, 0, metaFrom, c.meta, c.lost(c.topics.meta, nil))
 	c.views.Follow(c.topics.gateways, 0, beatsFrom, c.gateway, c.lost(c.topics.gateways, nil))
-	c.beat()
-	return nil
+	return c.firstBeat(ctx)
 }
 
 // check refuses topics that cannot bear what is promised.
@@ -138,23 +138,45 @@ func (c *Controller) endOf(ctx context.Context, topic string, partition int32) (
 // publish writes the first heartbeat. A failure's outcome is unknown: perhaps
 // the record is there, and then it is a life that ended at once.
 func (c *Controller) publish(ctx context.Context) error {
-	type place struct {
+	offset, err := outcome(ctx, func(done func(int64, error)) {
+		c.beats.mu.Lock()
+		defer c.beats.mu.Unlock()
+		c.sendMeta(false, done)
+	})
+	if err != nil {
+		return fmt.Errorf("controller: first heartbeat into %s: %w", c.topics.meta.Name, err)
+	}
+	c.incarnation = envelope.Incarnation{Topic: c.topics.meta.ID, Offset: offset}
+	return nil
+}
+
+// firstBeat writes the first beat of the log's clock. Without them it would
+// never run, so they must be allowed.
+func (c *Controller) firstBeat(ctx context.Context) error {
+	_, err := outcome(ctx, func(done func(int64, error)) {
+		c.beats.mu.Lock()
+		defer c.beats.mu.Unlock()
+		c.sendClock(done)
+	})
+	if err != nil {
+		return fmt.Errorf("controller: first beat into %s: %w", c.topics.gateways.Name, err)
+	}
+	return nil
+}
+
+// outcome waits for what becomes of a record.
+func outcome(ctx context.Context, send func(done func(offset int64, err error))) (int64, error) {
+	type result struct {
 		offset int64
 		err    error
 	}
-	written := make(chan place, 1)
-	c.beats.mu.Lock()
-	c.sendMeta(false, func(offset int64, err error) { written <- place{offset, err} })
-	c.beats.mu.Unlock()
+	known := make(chan result, 1)
+	send(func(offset int64, err error) { known <- result{offset, err} })
 	select {
-	case p := <-written:
-		if p.err != nil {
-			return fmt.Errorf("controller: first heartbeat: %w", p.err)
-		}
-		c.incarnation = envelope.Incarnation{Topic: c.topics.meta.ID, Offset: p.offset}
-		return nil
+	case r := <-known:
+		return r.offset, r.err
 	case <-ctx.Done():
-		return fmt.Errorf("controller: first heartbeat: %w", context.Cause(ctx))
+		return 0, context.Cause(ctx)
 	}
 }
 

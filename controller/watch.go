@@ -43,12 +43,11 @@ func (c *Controller) lost(t bridge.Topic, p *partition) func(error) {
 }
 
 // watch sees to what takes time and may block: topics that change, partitions
-// that appear, what older incarnations have left.
+// that appear.
 func (c *Controller) watch() {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	missing := 0
-	c.bequest()
 	for {
 		var err error
 		select {
