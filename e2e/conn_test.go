@@ -179,7 +179,7 @@ func TestNetConn(t *testing.T) {
 	}{
 		{"from the agent side", false, 0},
 		{"from the controller side", true, 0},
-		{"while links are cut", false, 150 * time.Millisecond},
+		{"while links are cut", false, 50 * time.Millisecond},
 	} {
 		t.Run(tt.desc, func(t *testing.T) {
 			p := newPath(t)
@@ -201,19 +201,26 @@ func TestNetConn(t *testing.T) {
 	}
 }
 
-// cutting cuts all links now and then, until stop is called.
+// cutting cuts all links again and again, each time after a session got
+// through, until stop is called.
 func (p *path) cutting(every time.Duration) (stop func()) {
 	tick := time.NewTicker(every)
 	done, gone := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(gone)
+		var cut, seen uint64 // attaches by the last cut, and by the last tick
 		for {
 			select {
 			case <-tick.C:
-				p.cut()
 			case <-done:
 				return
 			}
+			now := p.client.Stats().Attached
+			if now > cut && now == seen {
+				p.cut()
+				cut = now
+			}
+			seen = now
 		}
 	}()
 	return func() {

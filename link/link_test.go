@@ -366,6 +366,39 @@ func TestBackoffWithoutHints(t *testing.T) {
 	}, "g1:1")
 }
 
+func TestUsefulStreamsAreNoFailures(t *testing.T) {
+	for _, tt := range []struct {
+		desc   string
+		useful bool
+		most   time.Duration
+	}{
+		{"something gets on between the cuts", true, 50 * time.Millisecond},
+		{"nothing does", false, 5 * time.Second},
+	} {
+		t.Run(tt.desc, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, fl *fleet) {
+				c := fl.client(at("g1:1"))
+				defer closeClient(t, c)
+				_, p := fl.opened(c)
+				longest := time.Duration(0)
+				for seq := range uint64(40) {
+					if tt.useful {
+						p.frame(2+seq, envelope.Data, []byte("x"))
+						synctest.Wait()
+					}
+					cut := time.Now()
+					p.refuse(codes.Unavailable, "cut", 0)
+					p = fl.attach("comes again").welcome()
+					longest = max(longest, p.at.Sub(cut))
+				}
+				if longest > tt.most || !tt.useful && longest < time.Second {
+					t.Errorf("waits up to %v, want up to %v", longest, tt.most)
+				}
+			}, "g1:1")
+		})
+	}
+}
+
 func TestFinalRefusalFailsOpen(t *testing.T) {
 	for _, code := range []codes.Code{codes.Unauthenticated, codes.PermissionDenied, codes.InvalidArgument, codes.NotFound} {
 		inBubble(t, func(t *testing.T, fl *fleet) {

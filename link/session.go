@@ -205,7 +205,8 @@ func (s *Session) over(ctx context.Context, gateway string, o outcome) bool {
 	return false
 }
 
-// lasted is how long a stream must have lived to show that things work.
+// lasted is how long a stream must have lived to show that things work, if
+// nothing got on meanwhile.
 const lasted = time.Second
 
 // judge learns from how an attach ended. It returns how long to wait before the next.
@@ -241,7 +242,7 @@ func (s *Session) judge(w *walk, gateway string, o outcome) (wait time.Duration)
 			w.last(gateway)
 		}
 	}
-	if !o.welcomed.IsZero() && now.Sub(o.welcomed) >= lasted {
+	if o.useful || !o.welcomed.IsZero() && now.Sub(o.welcomed) >= lasted {
 		w.failures = 0
 	}
 	if o.drain == nil || w.failures > 0 {

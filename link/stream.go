@@ -42,6 +42,7 @@ type outcome struct {
 	welcomed time.Time // zero: never
 	drain    *linkv1.Drain
 	better   []string
+	useful   bool // something got on: a frame came, or one of ours was persisted
 }
 
 // A stream is one attach of a session. Its messages are received by a
@@ -60,6 +61,7 @@ type stream struct {
 	leave    *time.Timer // drained: when to go
 	silence  time.Duration
 	heard    time.Time
+	before   uint64 // persisted when it was welcomed
 }
 
 // attach opens a stream and serves the session on it until one of them ends.
@@ -207,6 +209,7 @@ func (st *stream) take(m *linkv1.AttachResponse) error {
 	case *linkv1.AttachResponse_Frame:
 		f := session.ParseFrame(m.Frame)
 		err = st.agent.Frame(now, f)
+		st.out.useful = st.out.useful || err == nil
 		if err == nil && f.Kind == envelope.Accept {
 			closeOnce(st.accepted)
 		}
@@ -246,6 +249,7 @@ func (st *stream) welcome(now time.Time, m *linkv1.Welcome) error {
 		return err
 	}
 	st.hello.Stop()
+	st.before = st.agent.Persisted()
 	st.silence = 3 * w.Heartbeat // as the role counts
 	st.watchdog = time.AfterFunc(st.silence, st.watch)
 	st.out.welcomed, st.out.better = now, w.Better
@@ -307,6 +311,7 @@ func (st *stream) detach() {
 		}
 	}
 	st.gone = true
+	st.out.useful = st.out.useful || !st.out.welcomed.IsZero() && st.agent.Persisted() > st.before
 	st.agent.Detach(time.Now())
 	if st.attached {
 		st.attached, st.since = false, time.Now()
