@@ -11,7 +11,7 @@ TOOL := $(GO) tool -modfile=.ci/tools.mod
 VERSION = $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 # Packages whose tests start processes, Java or a thousand simulations.
-SLOW := /e2e(/|$$)|/broker/apachetest$$|/session/explore$$
+SLOW := /e2e(/|$$)|/(broker|bridge)/apachetest$$|/session/explore$$
 # Those of them that run with -race: one process, and many goroutines.
 IN_PROCESS := /e2e/sim$$
 QUICK_PACKAGES = $$($(GO) list ./... | grep -vE '$(SLOW)')

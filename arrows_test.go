@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"conn":              {"session"},
 	"link":              {"session", "conn"},
 	"bridge":            nil,
+	"bridge/apachetest": {"bridge", "broker"},
 	"controller":        {"bridge", "session", "conn"},
 	"gateway":           {"bridge", "buffer", "session", "conn", "door"},
 	"tunnel":            {"session", "conn"},

@@ -13,7 +13,7 @@ const (
 	lookEvery = 5 * time.Second
 	// scanWait is a scan's long poll at the log's end, while the follower has
 	// not taken over.
-	scanWait = 20 * time.Millisecond
+	scanWait = 10 * time.Millisecond
 	// goneFor is how long metadata must say that a topic does not exist before
 	// that is final.
 	goneFor = 5 * time.Second

@@ -54,6 +54,7 @@ type Tail struct {
 	scanRun  int
 	waiting  []*Subscription // for the next pass; may hold some that no longer wait
 	members  []*Subscription // of this pass; likewise
+	scanners int             // how many are scanning
 	recent   []*block        // what the follower brought from recentFrom on; only during a scan
 	recentAt int64
 	recentSz int
@@ -229,15 +230,29 @@ func (t *Tail) drainLocked() {
 		case s.isCancelled():
 			t.removeLocked(s)
 		case t.err != nil:
-			s.state = over
+			t.setLocked(s, over)
 			go s.failed(t.err) // the caller may hold a lock that the sink takes
 		case wanted:
 			t.admitLocked(s, from)
 		}
 	}
+	if t.scan != nil && t.scanners == 0 {
+		t.endPassLocked() // all its members have left or are full
+	}
 	if t.scan == nil && len(t.waiting) > 0 {
 		t.passLocked()
 	}
+}
+
+// setLocked changes a subscription's state.
+func (t *Tail) setLocked(s *Subscription, state subState) {
+	if s.state == scanning {
+		t.scanners--
+	}
+	if state == scanning {
+		t.scanners++
+	}
+	s.state = state
 }
 
 // isCancelled does not wait for a call of the sink: a running call means that
@@ -266,12 +281,12 @@ func (t *Tail) admitLocked(s *Subscription, from int64) {
 	s.ahead = time.Time{}
 	switch {
 	case t.live != nil && t.live.issued.Load() && from >= t.liveNext:
-		s.state = live
+		t.setLocked(s, live)
 	case t.scan != nil && from >= t.scanNext:
-		s.state = scanning
+		t.setLocked(s, scanning)
 		t.members = append(t.members, s)
 	default:
-		s.state = waiting
+		t.setLocked(s, waiting)
 		t.waiting = append(t.waiting, s)
 	}
 }
@@ -280,7 +295,7 @@ func (t *Tail) admitLocked(s *Subscription, from int64) {
 // running for a while: who comes back soon needs no scan.
 func (t *Tail) removeLocked(s *Subscription) {
 	joined := s.state != joining
-	s.state = over
+	t.setLocked(s, over)
 	if !joined {
 		return
 	}
@@ -335,7 +350,7 @@ func (t *Tail) passLocked() {
 		if len(t.members) == 0 || s.next.Load() < from {
 			from = s.next.Load()
 		}
-		s.state = scanning
+		t.setLocked(s, scanning)
 		t.members = append(t.members, s)
 	}
 	t.waiting = nil
@@ -388,7 +403,7 @@ func (t *Tail) give(s *Subscription, offset int64, rec *sarama.Record) {
 		return
 	}
 	if !s.sink.Record(offset, rec.Value) {
-		s.state = parked
+		t.setLocked(s, parked)
 		s.next.Store(offset)
 		return
 	}
@@ -572,7 +587,7 @@ func (t *Tail) mergeLocked() {
 	t.followed.Store(t.liveNext)
 	for _, s := range t.members {
 		if s.state == scanning {
-			s.state = live
+			t.setLocked(s, live)
 			s.tell(at)
 			if seeded.On(seeded.ReplayLiveGap) {
 				s.next.Add(1)
@@ -596,9 +611,6 @@ func (side scanSide) outside(oldest, end int64) (int64, error) {
 	}
 	t.failLocked(t.inLocked(scanning, func(s *Subscription) bool { return s.next.Load() < oldest }),
 		fmt.Errorf("%w: the log begins at %d", ErrOutOfRange, oldest))
-	if len(t.inLocked(scanning, func(*Subscription) bool { return true })) == 0 {
-		t.endPassLocked()
-	}
 	t.scanNext = oldest
 	return oldest, nil
 }
@@ -623,7 +635,7 @@ func (t *Tail) dead(err error) {
 	t.waiting = nil
 	for _, first := range t.subs {
 		for s := first; s != nil; s = s.more {
-			s.state = over
+			t.setLocked(s, over)
 			s.failed(err)
 		}
 	}
