@@ -48,7 +48,7 @@ type bench struct {
 }
 
 func newBench(tb testing.TB) *bench {
-	cfg, err := Config{Name: "bench", Window: 64 << 20, Logger: slog.New(slog.DiscardHandler)}.resolve()
+	cfg, err := Config{Name: "bench", Window: 16 << 20, Logger: slog.New(slog.DiscardHandler)}.resolve()
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -56,11 +56,12 @@ func newBench(tb testing.TB) *bench {
 	tb.Cleanup(func() { b.c.end(errLeft) })
 	b.c.incarnation = envelope.Incarnation{Topic: envelope.TopicID{1}}
 	b.c.topics.down.ID = envelope.TopicID{2}
+	b.c.clock.start(time.Now())
 	b.p = newPartition(b.c, 0, b.q)
 	b.c.parts = []*partition{b.p}
 	b.rec = envelope.Record{Attempt: 1, Session: envelope.SessionID{7}, Incarnation: b.c.incarnation}
 	b.up(envelope.Open, marshal(&linkv1.Open{
-		Agent: "agent", Resumable: true, DownWindow: 64 << 20,
+		Agent: "agent", Resumable: true, DownWindow: 16 << 20,
 		StartPosition: session.PositionMessage(envelope.Position{Topic: b.c.topics.down.ID}),
 	}))
 	b.s = <-b.c.opened

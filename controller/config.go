@@ -20,9 +20,9 @@ type Config struct {
 	Grace time.Duration
 
 	Window       int      // payload bytes that an agent may have undelivered, per session; 0: session.DefaultWindow
-	Services     []string // names of the TCP services offered, for agents that ask; may be empty
-	SessionLimit int      // sessions held at once; more are rejected; 0: 10,000
+	SessionLimit int      // sessions held at once; more are rejected; with the windows it bounds memory; 0: 10,000
 	AcceptQueue  int      // sessions that wait for Accept; more are rejected; 0: 1,024
+	Services     []string // names of the TCP services offered, for agents that ask; may be empty
 
 	SingleBroker bool // bear topics on one broker, which keeps nothing when it dies
 	AllowSmall   bool // bear fewer than 16 partitions, for tests
@@ -38,8 +38,9 @@ const (
 	DefaultAcceptQueue  = 1024
 )
 
-// maxDownWindow bounds what an agent side may have us keep for it.
-const maxDownWindow = 64 << 20
+// maxWindow bounds what an agent side may have us keep for it, and what
+// it may be asked to keep for us.
+const maxWindow = 16 << 20
 
 // resolve checks cfg and puts its defaults in.
 func (cfg Config) resolve() (Config, error) {
@@ -55,8 +56,8 @@ func (cfg Config) resolve() (Config, error) {
 	if cfg.Window == 0 {
 		cfg.Window = session.DefaultWindow
 	}
-	if cfg.Window < 0 || cfg.Window > maxDownWindow {
-		return cfg, fmt.Errorf("controller: window of %d bytes: want 1 to %d", cfg.Window, maxDownWindow)
+	if cfg.Window < 0 || cfg.Window > maxWindow {
+		return cfg, fmt.Errorf("controller: window of %d bytes: want 1 to %d", cfg.Window, maxWindow)
 	}
 	if cfg.SessionLimit <= 0 {
 		cfg.SessionLimit = DefaultSessionLimit

@@ -92,7 +92,6 @@ func newController(cfg Config) *Controller {
 		done:     make(chan struct{}),
 	}
 	c.presence = &presence{stir: c.stir, put: c.putPresence}
-	c.clock.start(time.Now())
 	// A controller outlives the call that started it.
 	c.life, c.end = context.WithCancelCause(context.Background())
 	return c
@@ -173,10 +172,12 @@ func (c *Controller) loop() {
 	timer := time.NewTimer(beatEvery)
 	defer timer.Stop()
 	for {
+		ticked := false
 		select {
 		case <-c.life.Done():
 			return
 		case <-tick.C:
+			ticked = true
 			c.beat()
 			now := c.clock.now()
 			for _, p := range c.partitions() {
@@ -190,7 +191,7 @@ func (c *Controller) loop() {
 		} else {
 			timer.Stop()
 		}
-		c.presence.flush(time.Now())
+		c.presence.flush(time.Now(), ticked)
 	}
 }
 

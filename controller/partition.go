@@ -158,7 +158,7 @@ func (p *partition) refusal(role *session.Controller) (session.Ending, bool) {
 		return ending(linkv1.Reason_REASON_REFUSED, "the controller holds as many sessions as it may"), true
 	case err != nil || start.Topic != c.topics.down.ID || start.Partition != p.index:
 		return ending(linkv1.Reason_REASON_DATA_LOSS, "the session starts in another log than the controller writes"), true
-	case open.GetDownWindow() > maxDownWindow:
+	case open.GetDownWindow() > maxWindow:
 		return ending(linkv1.Reason_REASON_REFUSED, "down window too large"), true
 	}
 	return session.Ending{}, false

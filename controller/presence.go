@@ -33,6 +33,7 @@ type presence struct {
 	stir func() // there is something to flush
 
 	mu      sync.Mutex // guards what follows
+	fresh   []*Session // never written
 	waiting []*Session // changed since they were written
 	showing int        // records under way
 	ended   []epitaph  // to be removed, oldest first
@@ -61,18 +62,22 @@ func (p *presence) mark(s *Session) {
 		return
 	}
 	s.waiting = true
-	p.waiting = append(p.waiting, s)
 	if s.shown.IsZero() {
+		p.fresh = append(p.fresh, s)
 		p.stir()
+		return
 	}
+	p.waiting = append(p.waiting, s)
 }
 
-// flush writes what may be written now.
-func (p *presence) flush(now time.Time) {
-	for _, s := range p.due(now) {
-		id, value, ended := s.presence()
-		p.put(id, value, func(err error) { p.landed(s, ended, err) })
+// flush writes what may be written now: new sessions whenever it is called,
+// the rest when all is true, once per showEvery.
+func (p *presence) flush(now time.Time, all bool) {
+	p.show(p.due(now, &p.fresh))
+	if !all {
+		return
 	}
+	p.show(p.due(now, &p.waiting))
 	for _, h := range p.inherited() {
 		p.put(h.id, h.value, func(err error) { p.handed(h, err) })
 	}
@@ -81,12 +86,19 @@ func (p *presence) flush(now time.Time) {
 	}
 }
 
-// due takes the sessions out of the list whose turn it is.
-func (p *presence) due(now time.Time) (due []*Session) {
+func (p *presence) show(sessions []*Session) {
+	for _, s := range sessions {
+		id, value, ended := s.presence()
+		p.put(id, value, func(err error) { p.landed(s, ended, err) })
+	}
+}
+
+// due takes the sessions out of a list whose turn it is.
+func (p *presence) due(now time.Time, list *[]*Session) (due []*Session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	kept := p.waiting[:0]
-	for _, s := range p.waiting {
+	kept := (*list)[:0]
+	for _, s := range *list {
 		if p.showing >= maxShowing || now.Sub(s.shown) < showEvery {
 			kept = append(kept, s)
 			continue
@@ -95,8 +107,8 @@ func (p *presence) due(now time.Time) (due []*Session) {
 		p.showing++
 		due = append(due, s)
 	}
-	clear(p.waiting[len(kept):])
-	p.waiting = kept
+	clear((*list)[len(kept):])
+	*list = kept
 	return due
 }
 
@@ -140,7 +152,12 @@ func (p *presence) removed(id envelope.SessionID, err error) {
 
 func (p *presence) doneLocked() {
 	p.showing--
-	if p.idle != nil && p.showing == 0 && len(p.waiting) == 0 {
+	p.restLocked()
+}
+
+// restLocked lets those go on who wait until everything has been written.
+func (p *presence) restLocked() {
+	if p.idle != nil && p.showing+len(p.fresh)+len(p.waiting)+len(p.heirlooms) == 0 {
 		close(p.idle)
 		p.idle = nil
 	}
@@ -154,10 +171,7 @@ func (p *presence) quiet() <-chan struct{} {
 		p.idle = make(chan struct{})
 	}
 	idle := p.idle
-	if p.showing == 0 && len(p.waiting) == 0 {
-		close(p.idle)
-		p.idle = nil
-	}
+	p.restLocked()
 	return idle
 }
 

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/moorage-dev/moorage/bridge"
 	"github.com/moorage-dev/moorage/proto/envelope"
@@ -58,17 +61,16 @@ func (c *Controller) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	from := make([]int64, inUse(c.topics.up, c.topics.down))
-	for i := range from {
-		if from[i], err = c.endOf(ctx, c.topics.up.Name, int32(i)); err != nil {
-			return err
-		}
+	from, err := c.endsOf(ctx, c.topics.up.Name, inUse(c.topics.up, c.topics.down))
+	if err != nil {
+		return err
 	}
 	c.inUse.Store(int32(len(from)))
 	if err := c.publish(ctx); err != nil {
 		return err
 	}
 	c.log.Info("started", "incarnation", c.incarnation, "partitions", len(from))
+	c.clock.start(time.Now())
 	for i := range from {
 		c.add(int32(i), from[i])
 	}
@@ -133,6 +135,23 @@ func (c *Controller) endOf(ctx context.Context, topic string, partition int32) (
 		return 0, fmt.Errorf("controller: where %s/%d ends: %w", topic, partition, err)
 	}
 	return next, nil
+}
+
+// boundsAtOnce is how many partitions are asked for their ends at once.
+const boundsAtOnce = 8
+
+// endsOf is endOf for the first n partitions.
+func (c *Controller) endsOf(ctx context.Context, topic string, n int32) ([]int64, error) {
+	ends := make([]int64, n)
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(boundsAtOnce)
+	for i := range ends {
+		g.Go(func() (err error) {
+			ends[i], err = c.endOf(ctx, topic, int32(i))
+			return err
+		})
+	}
+	return ends, g.Wait()
 }
 
 // publish writes the first heartbeat. A failure's outcome is unknown: perhaps
