@@ -116,14 +116,14 @@ func (c *Conn) room() int {
 }
 
 // smallest is what is allocated for joined bytes at least.
-const smallest = 1 << 10
+const smallest = 512
 
 // join adds bytes for which there is room, and cuts a frame if it is time.
 func (c *Conn) join(p []byte) {
 	if c.joined == nil {
 		size := len(p)
 		if c.cfg.End.Unpersisted() > 0 { // more will come before it is cut
-			size = max(size, min(4*size, session.MaxFrame), smallest)
+			size = max(size, min(2*size, session.MaxFrame), smallest)
 		}
 		c.joined = make([]byte, 0, size)
 	}
