@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/compose-spec/compose-go/v2/cli"
@@ -128,13 +129,37 @@ func TestConfigurationFile(t *testing.T) {
 // moorage is a built binary, asked what it understands.
 type moorage struct{ path string }
 
+var buildDir string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "moorage-verify-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	buildDir = dir
+	code := m.Run()
+	_ = os.RemoveAll(dir) // a temporary file, at worst
+	os.Exit(code)
+}
+
+// build happens once for all tests.
+var build = sync.OnceValues(func() (moorage, error) {
+	path := filepath.Join(buildDir, "moorage")
+	out, err := exec.Command("go", "build", "-C", "../..", "-o", path, "./cmd/moorage").CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("build: %w: %s", err, out)
+	}
+	return moorage{path}, err
+})
+
 func buildMoorage(t *testing.T) moorage {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "moorage")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-C", "../..", "-o", path, "./cmd/moorage").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
+	m, err := build()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return moorage{path}
+	return m
 }
 
 var flagName = regexp.MustCompile(`--(?:\[no-\])?([a-z][a-z0-9-]*)`)
