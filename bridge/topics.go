@@ -174,8 +174,9 @@ func createError(resp *sarama.CreateTopicsResponse, spec TopicSpec) error {
 	return nil
 }
 
-// awaitLeaders returns when every partition of the topics has a leader: what
-// is written before waits for one anyway, but longer.
+// awaitLeaders returns when every partition of the topics has a leader, and
+// the leader knows it. Metadata name leaders up to seconds earlier than these
+// have made their logs; who comes in between is refused.
 func (c *Client) awaitLeaders(ctx context.Context, topics map[string]*sarama.TopicDetail) error {
 	names := make([]string, 0, len(topics))
 	for name := range topics {
@@ -186,15 +187,9 @@ func (c *Client) awaitLeaders(ctx context.Context, topics map[string]*sarama.Top
 		if err != nil {
 			return err
 		}
-		missing := ""
-		for _, name := range names {
-			v := views[name]
-			if v == nil || v.err != nil || v.Partitions == 0 || slices.Contains(v.leaders, -1) {
-				missing = name
-			}
-		}
-		if missing == "" {
-			return nil
+		missing, err := c.unled(ctx, views, names)
+		if err != nil || missing == "" {
+			return err
 		}
 		select {
 		case <-time.After(retryAfter):
@@ -202,6 +197,48 @@ func (c *Client) awaitLeaders(ctx context.Context, topics map[string]*sarama.Top
 			return fmt.Errorf("bridge: topic %s has partitions without a leader: %w", missing, context.Cause(ctx))
 		}
 	}
+}
+
+// unled returns a topic of which a partition has no leader that says so
+// itself; "": there is none.
+func (c *Client) unled(ctx context.Context, views map[string]*topicView, names []string) (missing string, err error) {
+	asks := make(map[int32]*sarama.OffsetRequest)
+	for _, name := range names {
+		v := views[name]
+		if v == nil || v.err != nil || v.Partitions == 0 || slices.Contains(v.leaders, -1) {
+			return name, nil
+		}
+		for partition, leader := range v.leaders {
+			if asks[leader] == nil {
+				asks[leader] = &sarama.OffsetRequest{Version: 6}
+			}
+			asks[leader].AddBlock(name, int32(partition), sarama.OffsetOldest, 1)
+		}
+	}
+	for leader, req := range asks {
+		err := c.at(ctx, c.cluster.addr(leader), func(conn *conn) error {
+			resp, err := conn.GetAvailableOffsets(req)
+			if err != nil {
+				return err
+			}
+			for name, partitions := range resp.Blocks {
+				for _, b := range partitions {
+					switch {
+					case b.Err == sarama.ErrNoError, b.Err == sarama.ErrTopicAuthorizationFailed: // who creates need not read
+					case mayPass(b.Err):
+						missing = name
+					default:
+						return fmt.Errorf("%s: %w", name, b.Err)
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return "", fmt.Errorf("bridge: asking the leaders: %w", err)
+		}
+	}
+	return missing, nil
 }
 
 // CheckTopics returns what durability can't stand on in a controller's topics
