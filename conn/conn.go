@@ -15,7 +15,8 @@ type Config struct {
 	// End is the role's half that faces the application.
 	End *session.End
 	// Kick is called with the lock held when the role may have something to
-	// send. It must not block and must not touch the role.
+	// send. It must not block, and give the role no input; to pull what is
+	// pending is not one.
 	Kick func()
 	// CloseSession is the role's method of that name; called with the lock held.
 	CloseSession func(session.Ending)
