@@ -1,0 +1,198 @@
+package demo
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/moorage-dev/moorage/check"
+	"github.com/moorage-dev/moorage/link"
+	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
+)
+
+// An agent is one agent and the lives of its processes.
+type agent struct {
+	w     *World
+	index int
+	name  string
+
+	mu        sync.Mutex
+	life      int           // counts processes; part of the host's name
+	client    *link.Client  // of the current life
+	session   *link.Session // of the current life; nil before it opened
+	killed    chan struct{} // closed: this life is over
+	slowUntil time.Time
+	lastOne   bool // no further life
+}
+
+// host names the machine of the current life, so that its links can be found.
+func (a *agent) host() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return hostOf(a.name, a.life)
+}
+
+func hostOf(name string, life int) string {
+	if life == 0 {
+		return name
+	}
+	return name + "-" + string(rune('a'+life%26))
+}
+
+// live runs one process after the other until it is quiet.
+func (a *agent) live() {
+	for a.once() {
+	}
+}
+
+// once is the life of one process. It reports whether another follows.
+func (a *agent) once() bool {
+	w := a.w
+	killed := make(chan struct{})
+	a.mu.Lock()
+	a.life++
+	host := hostOf(a.name, a.life)
+	a.killed = killed
+	a.mu.Unlock()
+
+	var gateways []string
+	for _, n := range w.gateways {
+		gateways = append(gateways, n.addr)
+	}
+	client, err := link.New(link.Config{
+		Gateways: gateways, Controller: controllerName, Agent: a.name, Window: w.cfg.Window,
+		Logger: w.cfg.Log.With("process", a.name), Rand: w.rng(uint64(a.index)<<8 | uint64(a.life)),
+		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+			select {
+			case <-killed:
+				return nil, net.ErrClosed
+			default:
+				return w.net.Dial(ctx, host, addr)
+			}
+		},
+	})
+	if err != nil {
+		w.cfg.Log.Error("agent does not start", "agent", a.name, "err", err)
+		return false
+	}
+	defer client.Close()
+	ctx, cancel := context.WithCancel(w.ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-killed: // not a word more gets out
+			for _, l := range w.net.Links(linksFrom(host)) {
+				l.Reset()
+			}
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	s, err := client.Open(ctx, link.Target{Kind: linkv1.ServiceKind_SERVICE_KIND_NATIVE})
+	if err != nil {
+		return a.again(killed)
+	}
+	id := check.Session(s.ID().String())
+	a.mu.Lock()
+	a.client, a.session = client, s
+	a.mu.Unlock()
+
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.talk(id, check.Agent, &agentEnd{s, a}, w.rng(uint64(a.index)<<8|uint64(a.life)|1<<40))
+	}()
+	select {
+	case <-done:
+	case <-killed:
+		// The process is gone without a word: its application tells and hears nothing more.
+		w.check.Expect(id, "GRACE", "PEER_RESET")
+		w.check.Gone(id, check.Agent)
+		client.Close()
+		<-done
+	}
+	a.mu.Lock()
+	a.session = nil
+	a.mu.Unlock()
+	return a.again(killed)
+}
+
+// again reports whether another life follows: only after a kill, and only
+// while there is traffic.
+func (a *agent) again(killed chan struct{}) bool {
+	select {
+	case <-a.w.quiet:
+		return false
+	case <-a.w.ctx.Done():
+		return false
+	default:
+	}
+	select {
+	case <-killed:
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return !a.lastOne
+	default:
+		return false
+	}
+}
+
+// kill ends the current process without a word.
+func (a *agent) kill() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	select {
+	case <-a.killed:
+	default:
+		close(a.killed)
+	}
+}
+
+func (a *agent) stop() {
+	a.mu.Lock()
+	a.lastOne = true
+	a.mu.Unlock()
+	a.kill()
+}
+
+// slow keeps the application from reading for a while.
+func (a *agent) slow(d time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.slowUntil = time.Now().Add(d)
+}
+
+// attachment returns where the agent's session is, and its state in a word.
+func (a *agent) attachment() (gateway, state string) {
+	a.mu.Lock()
+	s := a.session
+	a.mu.Unlock()
+	if s == nil {
+		return "", "opening"
+	}
+	gateway, _, attached, _ := s.Status()
+	if attached {
+		return gateway, "attached"
+	}
+	return "", "detached"
+}
+
+// An agentEnd is the agent's end of a session, with an application that can be slow.
+type agentEnd struct {
+	*link.Session
+	a *agent
+}
+
+func (e *agentEnd) pause(ctx context.Context) {
+	e.a.mu.Lock()
+	wait := time.Until(e.a.slowUntil)
+	e.a.mu.Unlock()
+	if wait <= 0 {
+		return
+	}
+	select {
+	case <-time.After(wait):
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,245 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/moorage-dev/moorage/check"
+	"github.com/moorage-dev/moorage/seeded"
+)
+
+// A Config says what a demonstration does.
+type Config struct {
+	Agents   int           // 0: 200
+	Gateways int           // 0: 3
+	Faults   int           // 0: 30; negative: none
+	Duration time.Duration // of the traffic; 0: 30 s
+	Seed     uint64        // of the schedule and the messages
+	Break    string        // a seeded bug to switch on; "": none
+
+	Out      io.Writer // lines for a human
+	Terminal bool      // Out is a terminal: one line, drawn again and again
+	World    WorldConfig
+}
+
+// A Result is what a demonstration showed.
+type Result struct {
+	check.Report
+	Seed     uint64            `json:"seed"`
+	Agents   int               `json:"agents"`
+	Gateways int               `json:"gateways"`
+	Break    string            `json:"break,omitempty"`
+	Faults   map[FaultKind]int `json:"faults"` // met, by kind
+	Schedule []Fault           `json:"schedule"`
+	Settled  bool              `json:"settled"` // everything came to rest in time
+}
+
+// Clean reports whether every promise was kept.
+func (r Result) Clean() bool { return r.Settled && r.Report.Clean() }
+
+// settle is how long everything may take to come to rest after the traffic.
+const settle = 90 * time.Second
+
+// Run runs one demonstration. An error means that it could not be carried
+// out; whether promises were kept, the Result says.
+func Run(ctx context.Context, cfg Config) (Result, error) {
+	cfg.defaults()
+	if cfg.Break != "" {
+		if err := seeded.Set(cfg.Break); err != nil {
+			return Result{}, err
+		}
+		defer seeded.Set("")
+	}
+	r := Result{
+		Seed: cfg.Seed, Agents: cfg.Agents, Gateways: cfg.Gateways, Break: cfg.Break,
+		Schedule: Schedule(cfg.Seed, Everyday, cfg.Faults, cfg.Agents, cfg.Gateways, cfg.Duration),
+	}
+	fmt.Fprintf(cfg.Out, "moorage demo: the Kafka here is embedded, in memory, and gone when this ends\n")
+	fmt.Fprintf(cfg.Out, "%d agents, %d gateways, %d faults in %v, seed %d\n", cfg.Agents, cfg.Gateways, len(r.Schedule), cfg.Duration, cfg.Seed)
+
+	w, err := NewWorld(ctx, cfg.World)
+	if err != nil {
+		return r, err
+	}
+	defer w.Close()
+	d := display{out: cfg.Out, terminal: cfg.Terminal, w: w, started: time.Now()}
+	stop := d.run()
+	err = w.follow(ctx, r.Schedule, cfg.Duration, d.say)
+	if err == nil {
+		d.say("traffic ends; waiting for everything under way")
+		r.Settled = w.Quiet(settle)
+	}
+	stop()
+	r.Report, r.Faults = w.Report(true), w.Met()
+	return r, err
+}
+
+func (cfg *Config) defaults() {
+	if cfg.Agents == 0 {
+		cfg.Agents = 200
+	}
+	if cfg.Gateways == 0 {
+		cfg.Gateways = 3
+	}
+	if cfg.Faults == 0 {
+		cfg.Faults = 30
+	}
+	cfg.Faults = max(cfg.Faults, 0)
+	if cfg.Duration == 0 {
+		cfg.Duration = 30 * time.Second
+	}
+	if cfg.Out == nil {
+		cfg.Out = io.Discard
+	}
+	cfg.World.Agents, cfg.World.Gateways, cfg.World.Seed = cfg.Agents, cfg.Gateways, cfg.Seed
+}
+
+// follow carries the schedule out and returns when d is over.
+func (w *World) follow(ctx context.Context, plan []Fault, d time.Duration, say func(string, ...any)) error {
+	start := time.Now()
+	wait := func(at time.Duration) error {
+		select {
+		case <-time.After(time.Until(start.Add(at))):
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	for _, f := range plan {
+		if err := wait(f.At); err != nil {
+			return err
+		}
+		say("%-18s %s", f.Kind, w.describe(f))
+		w.Strike(f)
+	}
+	return wait(d)
+}
+
+// describe tells whom a fault strikes.
+func (w *World) describe(f Fault) string {
+	switch f.Kind {
+	case GatewayKilled, GatewayDrained:
+		return w.gateways[f.Target%len(w.gateways)].name
+	case KafkaCut:
+		if f.Target < len(w.gateways) {
+			return w.gateways[f.Target].name
+		}
+		return "controller"
+	case ProduceDoubtful, ProduceRefused, FetchFailed:
+		return fmt.Sprintf("%d requests", f.Target)
+	case AgentSlow:
+		return fmt.Sprintf("%s for %v", w.agents[f.Target%len(w.agents)].name, f.For)
+	}
+	return w.agents[f.Target%len(w.agents)].name
+}
+
+// String is the report for a human; its first line is the verdict.
+func (r Result) String() string {
+	var b strings.Builder
+	b.WriteString(r.Report.String())
+	for _, k := range All {
+		if n, ok := r.Faults[k]; ok {
+			fmt.Fprintf(&b, "met %-20s %d\n", k, n)
+		}
+	}
+	if !r.Settled {
+		fmt.Fprintf(&b, "not everything came to rest within %v\n", settle)
+	}
+	fmt.Fprintf(&b, "the same schedule again: moorage demo --agents %d --gateways %d --faults %d --seed %d\n", r.Agents, r.Gateways, len(r.Schedule), r.Seed)
+	return b.String()
+}
+
+// A display shows what goes on: one line on a terminal, a line every few
+// seconds elsewhere.
+type display struct {
+	out      io.Writer
+	terminal bool
+	w        *World
+	started  time.Time
+	lines    chan string
+}
+
+func (d *display) say(format string, args ...any) {
+	d.lines <- fmt.Sprintf("%5.1fs  ", time.Since(d.started).Seconds()) + fmt.Sprintf(format, args...)
+}
+
+// run shows until the returned function is called.
+func (d *display) run() (stop func()) {
+	d.lines = make(chan string)
+	done := make(chan struct{})
+	every := 5 * time.Second
+	if d.terminal {
+		every = 200 * time.Millisecond
+	}
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case line, ok := <-d.lines:
+				if !ok {
+					d.clear()
+					return
+				}
+				d.clear()
+				fmt.Fprintln(d.out, line)
+			case <-tick.C:
+				d.status()
+			}
+		}
+	}()
+	return func() {
+		close(d.lines)
+		<-done
+	}
+}
+
+func (d *display) clear() {
+	if d.terminal {
+		fmt.Fprint(d.out, "\r\x1b[K")
+	}
+}
+
+func (d *display) status() {
+	r := d.w.Report(false)
+	line := fmt.Sprintf("%5.1fs  attached %d/%d  up %d/%d  down %d/%d  lost=%d repeated=%d reordered=%d",
+		time.Since(d.started).Seconds(), d.w.Attached(), d.w.cfg.Agents,
+		r.Received[check.Agent], r.Sent[check.Agent], r.Received[check.Controller], r.Sent[check.Controller],
+		r.Lost, r.Repeated, r.Reordered)
+	if d.terminal {
+		fmt.Fprint(d.out, "\r\x1b[K"+line)
+		return
+	}
+	fmt.Fprintln(d.out, line)
+}
+
+// FaultTable tells how often each kind of fault struck a session in each state.
+func FaultTable(states map[FaultKind]map[string]int) string {
+	columns := map[string]bool{}
+	for _, row := range states {
+		for s := range row {
+			columns[s] = true
+		}
+	}
+	names := slices.Sorted(maps.Keys(columns))
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-20s", "fault")
+	for _, s := range names {
+		fmt.Fprintf(&b, "%12s", s)
+	}
+	for _, k := range All {
+		if row, ok := states[k]; ok {
+			fmt.Fprintf(&b, "\n%-20s", k)
+			for _, s := range names {
+				fmt.Fprintf(&b, "%12d", row[s])
+			}
+		}
+	}
+	return b.String() + "\n"
+}

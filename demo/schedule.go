@@ -1,0 +1,70 @@
+package demo
+
+import (
+	"cmp"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// A FaultKind is a way in which the demonstration breaks things.
+type FaultKind string
+
+// The faults, in the order of the report.
+const (
+	GatewayKilled   FaultKind = "gateway-killed"     // no flush, no close; an empty one takes its place
+	GatewayDrained  FaultKind = "gateway-drained"    // as at a rolling upgrade
+	LinkCut         FaultKind = "link-cut"           // both ends of an agent's connection see a reset
+	LinkHalfOpen    FaultKind = "link-half-open"     // an agent's connection swallows everything, nobody is told
+	ProduceDoubtful FaultKind = "produce-unanswered" // produces are written and answered with an error
+	ProduceRefused  FaultKind = "produce-refused"    // produces are not written and answered with an error
+	FetchFailed     FaultKind = "fetch-failed"       // fetches are answered with an error
+	KafkaCut        FaultKind = "kafka-cut"          // a process's connections to Kafka are reset
+	AgentRestarted  FaultKind = "agent-restarted"    // the agent side dies without a word and comes again as new
+	AgentSlow       FaultKind = "agent-slow"         // the agent's application stops reading for a while
+)
+
+// Everyday lists the faults of the demonstration.
+var Everyday = []FaultKind{GatewayKilled, LinkCut, LinkHalfOpen, ProduceDoubtful, AgentRestarted, AgentSlow}
+
+// All lists every fault there is.
+var All = []FaultKind{
+	GatewayKilled, GatewayDrained, LinkCut, LinkHalfOpen, ProduceDoubtful, ProduceRefused,
+	FetchFailed, KafkaCut, AgentRestarted, AgentSlow,
+}
+
+// A Fault is one planned event.
+type Fault struct {
+	At     time.Duration `json:"at"` // after the start
+	Kind   FaultKind     `json:"kind"`
+	Target int           `json:"target"` // index of a gateway or agent, or how many requests
+	For    time.Duration `json:"for"`    // how long it lasts, where it lasts
+}
+
+// Schedule plans n faults within d, at least one of each kind while n
+// suffices. The same arguments give the same plan.
+func Schedule(seed uint64, kinds []FaultKind, n, agents, gateways int, d time.Duration) []Fault {
+	rng := rand.New(rand.NewPCG(seed, 0x6d6f6f72616765))
+	plan := make([]Fault, n)
+	for i := range plan {
+		f := Fault{Kind: kinds[i%len(kinds)]}
+		// The first tenth is for everyone to attach, the last for faults to strike.
+		f.At = d/10 + time.Duration(rng.Int64N(int64(d*8/10)+1))
+		f.At = f.At.Truncate(time.Millisecond)
+		switch f.Kind {
+		case GatewayKilled, GatewayDrained:
+			f.Target = rng.IntN(gateways)
+			f.For = time.Duration(100+rng.IntN(1400)) * time.Millisecond
+		case KafkaCut:
+			f.Target = rng.IntN(gateways + 1) // the last is the controller
+		case ProduceDoubtful, ProduceRefused, FetchFailed:
+			f.Target = 1 + rng.IntN(3)
+		default:
+			f.Target = rng.IntN(agents)
+			f.For = time.Duration(500+rng.IntN(2500)) * time.Millisecond
+		}
+		plan[i] = f
+	}
+	slices.SortStableFunc(plan, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
+	return plan
+}
