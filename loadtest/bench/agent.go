@@ -71,6 +71,7 @@ func (a *agent) attach(ctx context.Context) error {
 	streamCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	fail := func(err error) error {
 		cancel()
+		a.conn = nil
 		return errors.Join(fmt.Errorf("agent %s: %w", a.name, err), conn.Close())
 	}
 	stop := context.AfterFunc(ctx, cancel)
@@ -103,9 +104,8 @@ func (a *agent) attach(ctx context.Context) error {
 	if a.welcome == nil {
 		a.start, a.place = w.StartPosition, w.StartPosition
 	}
-	a.welcome, a.conn, a.cancel, a.stream = w, conn, cancel, stream
+	a.welcome, a.cancel, a.stream, a.said = w, cancel, stream, time.Now()
 	a.acknowledged(w.UpPersisted, w.UpDelivered)
-	a.gone, a.said = make(chan struct{}), time.Now()
 	if !a.open {
 		a.open = true
 		payload, err := proto.Marshal(&linkv1.Open{
@@ -123,6 +123,7 @@ func (a *agent) attach(ctx context.Context) error {
 			return fail(streamError(stream, err))
 		}
 	}
+	a.conn, a.gone = conn, make(chan struct{})
 	go a.receive(stream, a.gone)
 	return nil
 }
@@ -270,7 +271,7 @@ func (a *agent) beat() {
 func (a *agent) beatIfDue(now time.Time) {
 	a.sending.Lock()
 	quiet := now.Sub(a.said)
-	due := a.stream != nil && (quiet >= time.Duration(a.welcome.HeartbeatIntervalMs)*time.Millisecond ||
+	due := a.conn != nil && (quiet >= time.Duration(a.welcome.HeartbeatIntervalMs)*time.Millisecond ||
 		quiet >= time.Second && a.received.Load() > a.told)
 	a.sending.Unlock()
 	if due {
@@ -297,13 +298,15 @@ func (a *agent) until(ctx context.Context, cond func() bool) error {
 
 // cut breaks the connection without a word.
 func (a *agent) cut() {
-	if a.conn == nil {
-		return
-	}
-	a.conn.Close()
-	a.cancel()
-	<-a.gone
+	a.sending.Lock()
+	conn := a.conn
 	a.conn = nil
+	a.sending.Unlock()
+	if conn != nil {
+		conn.Close()
+		a.cancel()
+		<-a.gone
+	}
 }
 
 // leave ends the session in order, as far as the application has to know.

@@ -14,6 +14,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -26,7 +27,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/moorage-dev/moorage/bridge"
 	"github.com/moorage-dev/moorage/broker"
+	"github.com/moorage-dev/moorage/loadtest/baseline"
 )
 
 // A bench is the settings of one run of the program.
@@ -173,14 +176,36 @@ func (b *bench) compare(ctx context.Context, todo []row, systems []*system) erro
 }
 
 func (b *bench) once(ctx context.Context, row row, s *system) (figures, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, fmt.Errorf("no end in sight"))
+	ctx, cancel := context.WithTimeoutCause(ctx, 6*time.Minute, fmt.Errorf("no end in sight"))
 	defer cancel()
 	r, err := b.up(ctx, s, row.env...)
 	if err != nil {
 		return nil, err
 	}
-	defer r.down()
-	return row.run(ctx, r)
+	f, err := row.run(ctx, r)
+	r.down()
+	return f, errors.Join(err, b.empty(ctx, s))
+}
+
+// empty deletes what a run has written, lest a disk be full of it after fifty.
+func (b *bench) empty(ctx context.Context, s *system) error {
+	client, err := bridge.Dial(ctx, bridge.Config{Brokers: []string{b.kafka}})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	for _, topic := range s.topics {
+		for p := range int32(baseline.Partitions) {
+			_, next, err := client.Bounds(ctx, topic, p)
+			if err == nil {
+				err = client.DeleteRecords(ctx, topic, p, next)
+			}
+			if err != nil {
+				return fmt.Errorf("bench: empty %s: %w", topic, err)
+			}
+		}
+	}
+	return nil
 }
 
 // startKafka starts one broker as a server would run it, with the optimizing
@@ -196,8 +221,9 @@ func (b *bench) startKafka(ctx context.Context, rs *results) (stop func(), err e
 	}
 	a, err := broker.StartApache(ctx, broker.ApacheConfig{
 		JVM: []string{"-XX:TieredStopAtLevel=4", "-Xmx768m"},
+		// Small segments, for what a run has written is deleted after it.
 		Properties: map[string]string{
-			"log.retention.bytes": "268435456", "log.retention.check.interval.ms": "5000",
+			"log.segment.bytes": "67108864", "log.retention.check.interval.ms": "5000", "log.segment.delete.delay.ms": "1000",
 		},
 	})
 	if err != nil {

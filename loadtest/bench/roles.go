@@ -76,7 +76,10 @@ func runRole(ctx context.Context, role func(context.Context, roleOptions) error,
 		defer cancel()
 		_, _ = io.Copy(io.Discard, os.Stdin) // its end, however it comes, is the sign
 	}()
-	return role(ctx, o)
+	if err := role(ctx, o); ctx.Err() == nil {
+		return err
+	}
+	return nil
 }
 
 // bare answers on the stream itself, without any Kafka: the floor under what

@@ -11,7 +11,8 @@ import (
 // A system is what is measured: a gateway process and an application process
 // on Kafka, both started by us.
 type system struct {
-	name string
+	name   string
+	topics []string // that fill up
 	// prepare makes topics and the like, once.
 	prepare func(ctx context.Context, b *bench) error
 	// gateway and app start the processes; env is for measurements of memory.
@@ -23,7 +24,8 @@ type system struct {
 const controllerName = "bench"
 
 var relay = system{
-	name: "relay",
+	name:   "relay",
+	topics: []string{"relay.up", "relay.down"},
 	prepare: func(ctx context.Context, b *bench) error {
 		return baseline.Topics{Brokers: []string{b.kafka}}.Create(ctx)
 	},
@@ -36,7 +38,8 @@ var relay = system{
 }
 
 var moorage = system{
-	name: "moorage",
+	name:   "moorage",
+	topics: []string{"moorage." + controllerName + ".up", "moorage." + controllerName + ".down"},
 	prepare: func(ctx context.Context, b *bench) error {
 		out, err := exec.CommandContext(ctx, b.moorage, "topics", "create", "--kafka", b.kafka,
 			"--controller", controllerName, "--single-broker").CombinedOutput()
