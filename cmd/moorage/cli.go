@@ -16,6 +16,7 @@ type cli struct {
 	Shim       shimCmd       `cmd:"" help:"Offer a controller's services on local ports beside an agent."`
 	Send       sendCmd       `cmd:"" help:"Send messages to a controller by hand, as an agent."`
 	Tail       tailCmd       `cmd:"" help:"Be a controller by hand, and print what agents send."`
+	Demo       demoCmd       `cmd:"" help:"See it work: everything in one process, with faults, and a verdict."`
 	Broker     brokerCmd     `cmd:"" help:"Be a Kafka broker in memory, for trying things out."`
 	Topics     topicsCmd     `cmd:"" help:"Create, check and list the topics of controllers."`
 	Sessions   sessionsCmd   `cmd:"" help:"List, show and end sessions."`
@@ -31,6 +32,9 @@ Agents connect to gateways, gateways write to and read from Kafka, controllers t
 
 const examples = `
 Examples:
+
+  # See it work: everything in one process, with faults.
+  moorage demo
 
   # By hand, on one machine, without any security:
   moorage broker --listen 127.0.0.1:9092

@@ -16,6 +16,7 @@ import (
 type sendCmd struct {
 	linkFlags
 	Text []string      `arg:"" optional:"" help:"Messages to send; by default, each line of standard input is one."`
+	Open time.Duration `name:"open-timeout" default:"30s" help:"How long to look for a gateway."`
 	Wait time.Duration `default:"5s" help:"How long to wait, after the last message, for the controller to end its side."`
 }
 
@@ -38,7 +39,9 @@ func (c *sendCmd) Run(ctx context.Context, p *process) error {
 		return err
 	}
 	defer client.Close()
-	s, err := client.Open(ctx, link.Target{Kind: linkv1.ServiceKind_SERVICE_KIND_NATIVE})
+	opening, cancelOpening := context.WithTimeout(ctx, c.Open)
+	defer cancelOpening()
+	s, err := client.Open(opening, link.Target{Kind: linkv1.ServiceKind_SERVICE_KIND_NATIVE})
 	if err != nil {
 		return err
 	}
