@@ -63,8 +63,8 @@ func Run(ctx context.Context, cfg Config, c *controller.Controller) error {
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(errors.New("the connector is stopping"))
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	for {
 		s, err := c.Accept(ctx)
 		if ctx.Err() != nil {
@@ -103,7 +103,16 @@ type peer interface {
 // side is the controller's session as a peer.
 type side struct{ *controller.Session }
 
-func (s side) Abort(why error) { tunnel.Session{Conn: s.Conn}.Abort(why) }
+func (s side) Abort(why error) {
+	if why == errStopping {
+		s.CloseWithReason(session.Ending{Reason: linkv1.Reason_REASON_CONTROLLER_GONE, Text: why.Error()})
+		return
+	}
+	tunnel.Session{Conn: s.Conn}.Abort(why)
+}
+
+// errStopping ends what is open when Run ends.
+var errStopping = errors.New("the connector is stopping")
 
 // handle answers one session and returns when it is over.
 func (cfg *Config) handle(ctx context.Context, a asked, s peer) {
@@ -119,8 +128,8 @@ func (cfg *Config) handle(ctx context.Context, a asked, s peer) {
 		return
 	}
 	stop := context.AfterFunc(ctx, func() {
-		s.Abort(context.Cause(ctx))
-		local.Abort(context.Cause(ctx))
+		s.Abort(errStopping)
+		local.Abort(errStopping)
 	})
 	defer stop()
 	s.Accept()
