@@ -261,13 +261,6 @@ func (l *loop) step(feeds []*feed, wait time.Duration) {
 	}
 	l.used = now
 	for i, fd := range feeds {
-		if wait == 0 {
-			if dbg++; dbg%5000 == 1 {
-				b := resp.GetBlock(fd.topic.Name, fd.partition)
-				println("DBG", l.f.name, len(feeds), from[i], fd.end, b.HighWaterMarkOffset, len(b.RecordsSet), l.f.behind, len(l.feeds))
-				for _, s := range b.RecordsSet { println("  set", s.RecordBatch != nil); if s.RecordBatch != nil { println("   ", s.RecordBatch.FirstOffset, s.RecordBatch.LastOffset(), s.RecordBatch.PartialTrailingRecord)} }
-			}
-		}
 		l.hand(fd, from[i], resp.GetBlock(fd.topic.Name, fd.partition), conn)
 	}
 }
@@ -399,5 +392,3 @@ func timeOf(b *sarama.RecordBatch, r *sarama.Record) time.Time {
 	}
 	return b.FirstTimestamp.Add(r.TimestampDelta)
 }
-
-var dbg int
