@@ -8,6 +8,11 @@ import (
 	"github.com/moorage-dev/moorage/seeded"
 )
 
+// positionEvery is after how many payload bytes the agent side is told the
+// position again: what a resume may have to read at most, beside what came
+// within a heartbeat's interval.
+const positionEvery = 256 << 10
+
 // A Relay is one stream of a session at a gateway. It lives as long as the
 // stream; the session is more than it and outlives it.
 //
@@ -36,6 +41,7 @@ type Relay struct {
 	expect     uint64 // next down seq to pass on
 	position   int64  // offset: everything of this session before it was passed on
 	positioned int64  // last position that was sent
+	passed     int    // payload bytes passed on since
 	far        uint64 // what the controller's application has
 	farTold    uint64
 	probeTell  bool // the controller asked for the agent side's delivered: pass it on
@@ -256,6 +262,7 @@ func (r *Relay) Record(now time.Time, offset int64, rec *envelope.Record) (d Dow
 		d.Close = Close{ParseEnding(rec.Payload), r.incarnation}
 	case rec.Kind.IsFrame() && rec.Seq == r.expect, rec.Kind.IsFrame() && rec.Seq > r.expect && seeded.On(seeded.HigherAccepted):
 		r.expect = rec.Seq + 1
+		r.passed += len(rec.Payload)
 		d.Frame = Frame{Seq: rec.Seq, Kind: rec.Kind, Payload: rec.Payload, Delivered: r.far, Persisted: r.acked}
 		r.ackTold, r.farTold = r.acked, r.far
 	}
@@ -284,7 +291,7 @@ func (r *Relay) Advanced(next int64) { r.position = max(r.position, next) }
 // that no frame will carry, or the interval has passed. soon is false for a
 // heartbeat that only time has made due.
 func (r *Relay) PendingHeartbeat(now time.Time) (h Heartbeat, ok bool) {
-	beat := !now.Before(r.lastSent.Add(r.interval))
+	beat := !now.Before(r.lastSent.Add(r.interval)) || r.passed >= positionEvery
 	if !r.welcomed || !beat && r.acked == r.ackTold && r.far == r.farTold && !r.probeTell {
 		return h, false
 	}
@@ -294,7 +301,7 @@ func (r *Relay) PendingHeartbeat(now time.Time) (h Heartbeat, ok bool) {
 	}
 	if beat || r.position-r.positioned > 0 {
 		h.Position = envelope.Position{Topic: r.start.Topic, Partition: r.start.Partition, Offset: r.position}
-		r.positioned = r.position
+		r.positioned, r.passed = r.position, 0
 	}
 	r.ackTold, r.farTold, r.lastSent = r.acked, r.far, now
 	return h, true

@@ -122,8 +122,12 @@ func WelcomeMessage(w *Welcome) *linkv1.Welcome {
 
 // ParseFrame reads a frame; the role it is given to judges it.
 func ParseFrame(m *linkv1.Frame) Frame {
+	kind := envelope.Kind(m.GetKind())
+	if int32(kind) != int32(m.GetKind()) {
+		kind = 0 // nobody's: a kind is a byte, and 260 is not 4
+	}
 	return Frame{
-		Seq: m.GetSeq(), Kind: envelope.Kind(m.GetKind()), Payload: m.GetPayload(),
+		Seq: m.GetSeq(), Kind: kind, Payload: m.GetPayload(),
 		Delivered: m.GetDelivered(), Persisted: m.GetPersisted(),
 	}
 }
