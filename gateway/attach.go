@@ -214,8 +214,14 @@ func (s *stream) attach(h *session.Hello, b *binding) (how string, err error) {
 	rec := s.relay.Attached(s.g.self)
 	persisted := make(chan error, 1)
 	s.g.put(s.p, s.relay.ID(), &rec, func(_ int64, err error) { persisted <- err })
+	var late <-chan time.Time
+	if !h.Resume() { // a resume waits: there is nowhere better
+		late = time.After(freshWait)
+	}
 	select {
 	case err = <-persisted:
+	case <-late:
+		return "", errStalled
 	case <-s.rpc.Context().Done():
 		return "", context.Cause(s.rpc.Context())
 	}
@@ -261,7 +267,7 @@ func (s *stream) greet(b *binding) error {
 // causeOf returns why a stream ended: what the gateway ended it for, if it
 // did, or what gRPC says.
 func causeOf(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil {
+	if cause := context.Cause(ctx); cause != nil && cause != context.Canceled {
 		return cause
 	}
 	return err

@@ -54,8 +54,9 @@ const (
 	maxMessage     = 64<<10 + 16<<10 // a frame and what surrounds it
 	streamWindow   = 256 << 10       // of HTTP/2, per stream: what an agent that is not read may have sent
 	connWindow     = 1 << 20         // of HTTP/2, per connection
-	minLag         = 64 << 10        // records of one session that wait for its agent: least …
-	maxLag         = 4 << 20         // … and most
+	maxLag         = 2 << 20         // bytes of one session that wait for its agent, at most
+	directly       = 8               // records handed over past the cache after it lost some
+	freshWait      = 6 * time.Second // for the attach of a new session to be persisted
 )
 
 func (cfg Config) resolve() (Config, error) {

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,6 +41,8 @@ type feed struct {
 	end       int64
 	lag       int           // bytes between cursor and last, about
 	parked    bool          // the subscription waits for Resume
+	direct    int           // so many records go past the cache, one at a time
+	single    []byte        // the one at cursor, if direct
 	failed    error         // the subscription's end
 	gone      bool          // retired: no longer among the gateway's feeds
 	until     time.Duration // lingers until then
@@ -97,6 +100,7 @@ func (f *feed) follow(s *stream, down bridge.Topic, partition int32, from int64)
 		f.mu.Unlock()
 		return "memory", nil
 	}
+	f.direct = 0
 	f.down, f.partition = down, partition
 	f.subscribe(from)
 	return "kafka", nil
@@ -104,6 +108,9 @@ func (f *feed) follow(s *stream, down bridge.Topic, partition int32, from int64)
 
 // covers reports whether all from `from` on is known. f.mu is held.
 func (f *feed) covers(from int64) bool {
+	if f.single != nil {
+		return false
+	}
 	if f.last <= from && from <= f.end {
 		return true
 	}
@@ -126,7 +133,7 @@ func (f *feed) subscribe(from int64) {
 		return
 	}
 	f.cursor, f.last, f.end = from, from, from
-	f.lag, f.parked, f.failed = 0, false, nil
+	f.lag, f.parked, f.failed, f.single = 0, false, nil, nil
 	f.g.cache.Start(f.id, from)
 	f.mu.Unlock()
 	sub := f.g.k.Tail(f.down, f.partition).Subscribe(f.id, from, f)
@@ -135,7 +142,9 @@ func (f *feed) subscribe(from int64) {
 	f.mu.Unlock()
 }
 
-// again reads from Kafka what the cache has lost. f.mu is held, and held again
+// again reads from Kafka what the cache has lost. The first records go past
+// the cache, one at a time: however small or crowded it is, the session gets
+// on. f.mu is held, and held again
 // at return.
 func (f *feed) again(s *stream) {
 	f.g.metrics.reread.Inc()
@@ -147,6 +156,7 @@ func (f *feed) again(s *stream) {
 	f.turn.Lock()
 	f.mu.Lock()
 	if f.s == s {
+		f.direct = directly
 		f.subscribe(f.cursor)
 	} else {
 		f.mu.Unlock()
@@ -190,6 +200,19 @@ func (f *feed) Record(offset int64, value []byte) bool {
 		f.g.metrics.parked.Inc()
 		return false
 	}
+	if f.direct > 0 {
+		if f.single != nil {
+			f.parked = true
+			return false
+		}
+		f.single = slices.Clone(value)
+		f.cursor, f.last, f.end = offset, offset+1, offset+1
+		f.g.cache.Start(f.id, f.end)
+		if f.s != nil {
+			f.s.kick()
+		}
+		return true
+	}
 	if f.cursor >= f.last {
 		f.cursor = max(f.cursor, f.end) // nothing stands in between, and the cache need not know
 	}
@@ -203,8 +226,10 @@ func (f *feed) Record(offset int64, value []byte) bool {
 	return true
 }
 
-// lagLimit is how many bytes of one session may wait for its agent.
-func (g *Gateway) lagLimit() int { return min(max(g.cfg.CacheBytes/8, minLag), maxLag) }
+// lagLimit is how many bytes of one session may wait for its agent: with what
+// was sent and not yet trimmed, less than the share of the cache above which a
+// session's tail is evicted.
+func (g *Gateway) lagLimit() int { return min(g.cfg.CacheBytes/16, maxLag) }
 
 // Advanced is called by the bridge when others' records went by.
 func (f *feed) Advanced(next int64) {

@@ -78,7 +78,7 @@ func newRig(t testing.TB) *rig {
 	if r.kafka, err = broker.StartEmbedded(broker.EmbeddedConfig{Brokers: 1, ListenFn: r.net.Listen}); err != nil {
 		t.Fatal(err)
 	}
-	if r.client, err = bridge.Dial(t.Context(), r.bridge()); err != nil {
+	if r.client, err = bridge.Dial(context.Background(), r.bridge()); err != nil {
 		t.Fatal(err)
 	}
 	r.names = r.client.Topics("test")

@@ -219,7 +219,7 @@ func (s *stream) leave(after time.Duration) {
 // finish ends the stream: nothing of it is sent or produced after it returns,
 // but a DETACHED if the session goes on and is not somewhere else already.
 func (s *stream) finish(err error) {
-	s.cancel(err)
+	defer s.cancel(err)
 	g, f := s.g, s.feed
 	g.sessions.Add(-1)
 	g.metrics.sessions.Dec()
@@ -240,7 +240,11 @@ func (s *stream) finish(err error) {
 	closed, detached := s.closed, s.relay.Detached()
 	f.mu.Unlock()
 	if idle != nil {
+		// What is being sent may wait for an agent that does not read. Ended at
+		// once it would be with CANCELLED, not with err.
+		late := time.AfterFunc(time.Second, func() { s.cut(err) })
 		<-idle
+		late.Stop()
 	}
 	s.p.remove(s)
 	g.wheel.remove(s)

@@ -74,6 +74,11 @@ func (s *stream) step() bool {
 // sendFrames sends what waits in the cache. False: the stream is over.
 func (s *stream) sendFrames() bool {
 	f := s.feed
+	if raw := f.single; raw != nil {
+		f.single = nil
+		f.direct--
+		return s.pass(f.cursor, raw)
+	}
 	frames, next, ok := s.g.cache.After(f.id, f.cursor)
 	if !ok {
 		f.again(s)

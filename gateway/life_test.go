@@ -1,0 +1,365 @@
+package gateway
+
+import (
+	"context"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/moorage-dev/moorage/bridge"
+	"github.com/moorage-dev/moorage/proto/envelope"
+	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
+	logv1 "github.com/moorage-dev/moorage/proto/moorage/log/v1"
+	"github.com/moorage-dev/moorage/session"
+)
+
+func TestNewerControllerEndsOlderSessions(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		defer g.shut()
+		a := r.agent("a1").open(g)
+		away := r.agent("a2").open(g)
+		away.drop()
+		away.want("hint", envelope.Detached)
+		r.silence()
+		r.live()
+		c := a.wantClose(linkv1.Reason_REASON_CONTROLLER_GONE)
+		if inc, _ := session.ParseIncarnation(c.GetIncarnation()); inc != r.inc {
+			t.Errorf("told by %v, want the newer incarnation %v", inc, r.inc)
+		}
+		away.dial(g)
+		away.wantClose(linkv1.Reason_REASON_CONTROLLER_GONE)
+		r.agent("a3").open(g)
+	})
+}
+
+func TestStaleViewLetsNewerSessionsIn(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		defer g.shut()
+		a := r.agent("a1").open(g)
+		a.drop()
+		a.want("hint", envelope.Detached)
+		// Another gateway has seen an incarnation that this one has not.
+		newer := r.inc
+		newer.Offset += 1000
+		a.hello.Incarnation = session.IncarnationMessage(newer)
+		a.hello.Ticket = g.cfg.Keys.ticket(&claim{a.id, "a1", "test", 0, newer}, time.Now())
+		a.attach(g)
+	})
+}
+
+func TestSilentControllerIsGoneAfterItsGrace(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		defer g.shut()
+		a := r.agent("a1").open(g)
+		a.alive()
+		r.silence()
+		began := time.Now()
+		time.Sleep(20 * time.Second)
+		b := r.agent("a2")
+		b.dial(g)
+		b.wantEnd(codes.Unavailable)
+		a.wantClose(linkv1.Reason_REASON_CONTROLLER_GONE)
+		if took := time.Since(began); took < 60*time.Second || took > 90*time.Second {
+			t.Errorf("gone after %v of silence, want a little more than its grace of 60 s", took)
+		}
+	})
+}
+
+func TestKafkaOutageEndsNobody(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		defer g.shut()
+		a := r.agent("a1").open(g)
+		a.alive()
+		f := r.kafka.ProduceFailed(-1)
+		time.Sleep(10 * time.Second)
+
+		a.frame(envelope.Data, []byte("waits"))
+		b := r.agent("a2")
+		b.dial(g)
+		if st := b.wantEnd(codes.Unavailable); len(st.Details()) != 1 {
+			t.Errorf("no time to come again in %v", st)
+		}
+		if why := g.unready(); why == "" {
+			t.Error("ready without Kafka")
+		}
+		time.Sleep(10 * time.Minute)
+		f.Remove()
+		a.want("the frame of the outage", envelope.Data)
+		a.wantPersisted(2)
+		time.Sleep(5 * time.Second)
+		r.agent("a3").open(g)
+		if why := g.unready(); why != "" {
+			t.Errorf("not ready: %s", why)
+		}
+	})
+}
+
+func TestEndedReachesTheAgent(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		defer g.shut()
+		a := r.agent("a1").open(g)
+		a.say(envelope.Ended, 0, string(session.MarshalEnding(session.Ending{Reason: linkv1.Reason_REASON_UNKNOWN_SESSION})))
+		a.wantClose(linkv1.Reason_REASON_UNKNOWN_SESSION)
+		a.wantNothingUp("no DETACHED for what is over")
+	})
+}
+
+func TestGapIsDataLoss(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		defer g.shut()
+		a := r.agent("a1").open(g)
+		a.say(envelope.Data, 3, "two is missing", func(rec *envelope.Record) { rec.Stable = 2 })
+		if rec := a.want("the gap is reported", envelope.Lost); rec.Attempt != 1 {
+			t.Errorf("attempt %d", rec.Attempt)
+		}
+		a.wantClose(linkv1.Reason_REASON_DATA_LOSS)
+	})
+}
+
+func TestRetentionPassedIsDataLoss(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		a := r.agent("a1").open(g)
+		a.drop()
+		a.want("hint", envelope.Detached)
+		g.shut()
+		a.say(envelope.Accept, 1, "")
+		r.foreign(1)
+		if err := r.client.DeleteRecords(context.Background(), r.names.Down, 0, 2); err != nil {
+			t.Fatal(err)
+		}
+		g = r.gateway(nil)
+		defer g.shut()
+		a.attach(g)
+		a.want("the gap is reported", envelope.Lost)
+		a.wantClose(linkv1.Reason_REASON_DATA_LOSS)
+	})
+}
+
+func TestForeignTopicIsDataLoss(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		defer g.shut()
+		a := r.agent("a1").open(g)
+		a.drop()
+		a.want("hint", envelope.Detached)
+		old := make([]byte, 16)
+		old[3] = 7
+		a.hello.StartPosition.TopicId, a.hello.Position.TopicId = old, old
+		a.attach(g)
+		a.want("the gap is reported", envelope.Lost)
+		a.wantClose(linkv1.Reason_REASON_DATA_LOSS)
+	})
+}
+
+func TestSlowAgentIsReadAgainFromKafka(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(func(cfg *Config) { cfg.CacheBytes = 64 << 10 })
+		defer g.shut()
+		a := r.agent("a1")
+		a.attach(g)
+		stuck := a.stream // nobody receives: HTTP/2's window fills
+		_ = stuck
+		big := strings.Repeat("x", 8<<10)
+		for i := range 400 {
+			rec := a.record(envelope.Data, uint64(i+1), big)
+			if i == 0 {
+				rec.Kind = envelope.Accept
+			}
+			a.producer.Queue(a.names.Down, 0).Put(a.id, rec, func(int64, error) {})
+		}
+		other := r.agent("a2").open(g)
+		other.say(envelope.Accept, 1, "")
+		other.wantFrame("a slow agent disturbs no other", envelope.Accept, "")
+		if n := g.cache.Bytes(); n > 64<<10 {
+			t.Errorf("the cache holds %d bytes", n)
+		}
+		a.wantFrame("accept", envelope.Accept, "")
+		for range 399 {
+			a.wantFrame("all of it comes, in order", envelope.Data, big)
+		}
+	})
+}
+
+func TestCorruptRecordIsPassedOver(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		defer g.shut()
+		a := r.agent("a1").open(g)
+		broken := envelope.Append(nil, a.record(envelope.Accept, 1, "accept"))
+		broken[len(broken)-1] ^= 1
+		r.written(func(done func(int64, error)) { r.producer.Send(r.names.Down, 0, nil, broken, done) })
+		r.written(func(done func(int64, error)) { r.producer.Send(r.names.Down, 0, nil, []byte("not ours"), done) })
+		a.say(envelope.Accept, 1, "")
+		a.wantFrame("the next that is whole", envelope.Accept, "")
+		// In meta, too.
+		r.written(func(done func(int64, error)) {
+			r.producer.Send(r.names.Meta, 0, []byte("heartbeat"), []byte("\xff\xff"), done)
+		})
+		r.send(r.names.Meta, "heartbeat", &logv1.ControllerHeartbeat{Partitions: 3})
+		time.Sleep(2 * time.Second)
+		r.agent("a2").open(g)
+	})
+}
+
+func TestDrainMovesAgentsAndSaysDetached(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		var willing []*agent
+		for range 30 {
+			willing = append(willing, r.agent("w").open(g))
+		}
+		stubborn := r.agent("s").open(g)
+		stubborn.alive()
+		for _, a := range willing {
+			go func() {
+				for m := a.next(); m != nil; m = a.next() {
+					if m.GetDrain() != nil {
+						a.drop()
+					}
+				}
+			}()
+		}
+		health := healthv1.NewHealthClient(g.conn)
+		ctx := context.Background()
+		if resp, err := health.Check(ctx, &healthv1.HealthCheckRequest{}); err != nil || resp.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+			t.Errorf("health before: %v, %v", resp, err)
+		}
+		began := time.Now()
+		drained := make(chan error, 1)
+		go func() {
+			ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+			defer cancel()
+			drained <- g.Drain(ctx)
+		}()
+		time.Sleep(5 * time.Second)
+		if n := g.sessions.Load(); n != 1 {
+			t.Errorf("%d sessions are left, want the one that does not go", n)
+		}
+		late := r.agent("late")
+		late.dial(g)
+		late.wantEnd(codes.Unavailable)
+		if resp, err := health.Check(ctx, &healthv1.HealthCheckRequest{}); err != nil || resp.GetStatus() != healthv1.HealthCheckResponse_NOT_SERVING {
+			t.Errorf("health while draining: %v, %v", resp, err)
+		}
+		if err := <-drained; err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took < 19*time.Second || took > 25*time.Second {
+			t.Errorf("drained in %v", took)
+		}
+		for _, a := range append(willing, stubborn) {
+			a.want("hint", envelope.Detached)
+		}
+		g.shut()
+	})
+}
+
+func TestKillSaysNothing(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		a := r.agent("a1").open(g)
+		g.stop(g.Kill)
+		a.wantEnd(codes.Unavailable)
+		a.wantNothingUp("as after SIGKILL")
+	})
+}
+
+func TestFailedProduceEndsTheStream(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		defer g.shut()
+		a := r.agent("a1").open(g)
+		a.frame(envelope.Data, []byte("taken"))
+		a.want("data", envelope.Data)
+		a.wantPersisted(2)
+		r.kafka.Cluster.Fault(kfake.Fault{
+			Keys: []kmsg.Key{kmsg.Produce}, Topic: r.names.Up, Partitions: []int32{0}, Err: kerr.TopicAuthorizationFailed, Count: 1,
+		})
+		a.frame(envelope.Data, []byte("refused"))
+		a.wantCut("produce")
+		a.want("hint", envelope.Detached)
+		a.seq--
+		a.attach(g)
+		a.frame(envelope.Data, []byte("again"))
+		if rec := a.want("comes again", envelope.Data); rec.Seq != 3 {
+			t.Errorf("seq %d", rec.Seq)
+		}
+	})
+}
+
+func TestGatewayBeats(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(func(cfg *Config) { cfg.Advertise, cfg.Version = "gw.example:7443", "v1" })
+		defer g.shut()
+		r.agent("a1").open(g)
+		beats := make(chan *logv1.GatewayHeartbeat, 100)
+		f := r.reader.Follow(r.topic(r.client.GatewaysTopic()), 0, 0, func(m bridge.Message) {
+			var beat logv1.GatewayHeartbeat
+			if err := proto.Unmarshal(m.Value, &beat); err != nil || string(m.Key) != "gw" {
+				t.Errorf("beat %q: %v", m.Key, err)
+			}
+			beats <- &beat
+		}, func(error) {})
+		defer f.Stop()
+		time.Sleep(10*time.Second + time.Millisecond)
+		if n := len(beats); n < 10 || n > 12 {
+			t.Errorf("%d beats in 10 s", n)
+		}
+		var last *logv1.GatewayHeartbeat
+		for len(beats) > 0 {
+			last = <-beats
+		}
+		if last.GetBoot() != g.self.Boot || last.GetSessions() != 1 || last.GetStreams() != 1 || last.GetAddress() != "gw.example:7443" || last.GetVersion() != "v1" {
+			t.Errorf("last beat %v", last)
+		}
+	})
+}
+
+func TestAdmin(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		defer g.shut()
+		time.Sleep(time.Second)
+		r.agent("a1").open(g)
+		for path, want := range map[string]string{
+			"/healthz": "ok", "/readyz": "ready", "/metrics": "moorage_gateway_sessions 1",
+		} {
+			w := httptest.NewRecorder()
+			g.Admin().ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+			if w.Code != 200 || !strings.Contains(w.Body.String(), want) {
+				t.Errorf("%s: %d, no %q in %.300s", path, w.Code, want, w.Body)
+			}
+		}
+	})
+}
+
+func TestDescribe(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		defer g.shut()
+		c := linkv1.NewLinkServiceClient(g.conn)
+		time.Sleep(3 * time.Second)
+		d, err := c.Describe(context.Background(), &linkv1.DescribeRequest{Controller: "test", Agent: "a1", Credential: NewToken(testKey, "a1")})
+		if err != nil || strings.Join(d.GetServices(), " ") != "ssh web" || d.GetAgeMs() > 1000 {
+			t.Errorf("%v, %v", d, err)
+		}
+		if inc, _ := session.ParseIncarnation(d.GetIncarnation()); inc != r.inc {
+			t.Errorf("incarnation %v, want %v", inc, r.inc)
+		}
+	})
+}
