@@ -21,6 +21,9 @@ const (
 // out of range: a new leader's end may lag for a moment.
 const rangeFor = 5 * time.Second
 
+// emptyAnswers is how many answers must be empty before an offset is passed.
+const emptyAnswers = 3
+
 // A feed is the reading of one partition by one fetcher.
 type feed struct {
 	f         *fetcher
@@ -34,6 +37,7 @@ type feed struct {
 	gone   bool      // removed: nothing more is handed to to
 	loop   *loop     // that has it; nil: homeless, tend is to find one
 	end    int64     // the log's end as of the last answer; -1: unknown
+	empty  int       // so many answers in a row brought nothing although the end is further on
 	failed uint64    // when homeless: metadata must be newer than this question
 	after  time.Time // when homeless: not to be tried earlier
 }
@@ -193,6 +197,11 @@ func (l *loop) pick() (feeds []*feed, wait time.Duration) {
 	l.f.mu.Lock()
 	defer l.f.mu.Unlock()
 	wait = l.f.wait
+	for _, fd := range l.feeds {
+		if fd.empty > 0 {
+			return []*feed{fd}, wait // alone, to see whether there is nothing, or only was no room
+		}
+	}
 	behind, first := 0, -1
 	seen := make(map[partitionOf]bool, len(l.feeds))
 	for i := range l.feeds {
@@ -261,12 +270,12 @@ func (l *loop) step(feeds []*feed, wait time.Duration) {
 	}
 	l.used = now
 	for i, fd := range feeds {
-		l.hand(fd, from[i], resp.GetBlock(fd.topic.Name, fd.partition), conn)
+		l.hand(fd, from[i], resp.GetBlock(fd.topic.Name, fd.partition), conn, len(feeds) == 1)
 	}
 }
 
 // hand gives a feed its part of an answer.
-func (l *loop) hand(fd *feed, from int64, b *sarama.FetchResponseBlock, conn *conn) {
+func (l *loop) hand(fd *feed, from int64, b *sarama.FetchResponseBlock, conn *conn, alone bool) {
 	var err error = sarama.ErrIncompleteResponse
 	if b != nil {
 		err = b.Err
@@ -286,7 +295,7 @@ func (l *loop) hand(fd *feed, from int64, b *sarama.FetchResponseBlock, conn *co
 		// is handed on before metadata have been asked which.
 		l.f.lose([]*feed{fd}, time.Now(), 0)
 	case err == sarama.ErrNoError:
-		fd.next.Store(fd.to.take(newBlock(from, b)))
+		fd.next.Store(fd.to.take(l.weigh(fd, newBlock(from, b), alone)))
 	case err == sarama.ErrOffsetOutOfRange:
 		l.outside(fd, conn)
 	case mayPass(err):
@@ -300,6 +309,25 @@ func (l *loop) hand(fd *feed, from int64, b *sarama.FetchResponseBlock, conn *co
 	}
 }
 
+// weigh looks at a block that is empty although the log's end is further on.
+// Either other partitions took the room, or compaction left nothing at this
+// offset but an empty batch, which sarama does not show: then, asked for alone
+// again and again, it stays empty, and the offset can be passed.
+func (l *loop) weigh(fd *feed, blk *block, alone bool) *block {
+	l.f.mu.Lock()
+	defer l.f.mu.Unlock()
+	switch {
+	case blk.next > blk.from || blk.from >= blk.end:
+		fd.empty = 0
+	case alone && fd.empty >= emptyAnswers:
+		fd.empty = 0
+		blk.next++
+	default:
+		fd.empty++
+	}
+	return blk
+}
+
 // outside asks where the log is and lets the taker decide.
 func (l *loop) outside(fd *feed, conn *conn) {
 	oldest, end, err := bounds(conn, fd.topic.Name, fd.partition)
@@ -309,7 +337,8 @@ func (l *loop) outside(fd *feed, conn *conn) {
 		l.f.lose([]*feed{fd}, now, retryAfter)
 		return
 	}
-	next := fd.next.Load()
+	was := fd.next.Load()
+	next := was
 	if next < oldest || next > end {
 		if next, err = fd.to.outside(oldest, end); err != nil {
 			l.f.kill(fd, err)
@@ -317,7 +346,7 @@ func (l *loop) outside(fd *feed, conn *conn) {
 		}
 		fd.next.Store(next)
 	}
-	if next > end { // it wants to wait for the end to come
+	if next == was { // it waits for the end to come, or the broker contradicts itself
 		l.f.lose([]*feed{fd}, now, 2*retryAfter)
 	}
 }

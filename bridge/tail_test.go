@@ -310,6 +310,48 @@ func TestFailedFetchesAreTriedAgain(t *testing.T) {
 	}
 }
 
+func TestCompactedAwayIsPassed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newTestKafka(t, 1, 2, nil)
+		p := k.producer()
+		k.fill(p.Queue(testTopic, 0), 1, 1, 6)
+		k.fill(p.Queue(testTopic, 1), 1, 1, 6)
+		// Of partition 0, only offsets 0 and 5 are left: what a broker answers
+		// at the empty batches between, sarama shows as nothing.
+		k.cluster.ControlKey(int16(kmsg.Fetch), func(r kmsg.Request) (kmsg.Response, error, bool) {
+			k.cluster.KeepControl()
+			resp := r.ResponseKind().(*kmsg.FetchResponse)
+			for _, rt := range r.(*kmsg.FetchRequest).Topics {
+				topic := kmsg.NewFetchResponseTopic()
+				topic.Topic = rt.Topic
+				for _, rp := range rt.Partitions {
+					if rp.Partition == 0 && rp.FetchOffset > 0 && rp.FetchOffset < 5 {
+						part := kmsg.NewFetchResponseTopicPartition()
+						part.HighWatermark, part.LastStableOffset, part.LogStartOffset = 6, 6, 0
+						topic.Partitions = append(topic.Partitions, part)
+					}
+				}
+				if len(topic.Partitions) > 0 && len(topic.Partitions) == len(rt.Partitions) {
+					resp.Topics = append(resp.Topics, topic)
+					return resp, nil, true
+				}
+			}
+			return nil, nil, false
+		})
+		r := k.reader()
+		var got []int64
+		f := r.Follow(k.topic, 0, 1, func(m Message) { got = append(got, m.Offset) }, func(err error) { t.Error(err) })
+		beside := newSink()
+		r.Tail(k.topic, 1).Subscribe(sessionID(1), 0, beside)
+		beside.wantSeqs(t, "the partition beside", 1, 6)
+		time.Sleep(5 * time.Second)
+		f.Stop()
+		if len(got) == 0 || got[len(got)-1] != 5 || f.Next() != 6 {
+			t.Errorf("passed on %v, next %d", got, f.Next())
+		}
+	})
+}
+
 func TestNotAllowedIsFinal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newTestKafka(t, 1, 1, nil)
@@ -345,6 +387,39 @@ func TestReaderCloseTellsSubscriptions(t *testing.T) {
 		}
 		f.Stop()
 	})
+}
+
+// TestScansCatchARunningFollower lets subscriptions begin at the log's start
+// while records come as fast as they can: in real time, for in a bubble no scan
+// is ever late.
+func TestScansCatchARunningFollower(t *testing.T) {
+	k := newTestKafka(t, 1, 1, func(cfg *Config) { cfg.Logger, cfg.Linger = nil, -1 })
+	q := k.producer().Queue(testTopic, 0)
+	tail := k.reader().Tail(k.topic, 0)
+	const n, subs = 400, 25
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		for seq := range uint64(n) {
+			put(q, 1, seq+1, 20<<10)
+			if err := q.Wait(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	stayed := newSink()
+	tail.Subscribe(sessionID(1), 0, stayed)
+	for i := range subs {
+		stayed.await(t, "the next subscription's moment", func() bool { return len(stayed.seqs) >= i*n/subs })
+		s, brief := newSink(), newSink()
+		sub := tail.Subscribe(sessionID(1), 0, brief)
+		kept := tail.Subscribe(sessionID(1), 0, s)
+		sub.Cancel()
+		defer kept.Cancel()
+		defer s.wantSeqs(t, fmt.Sprintf("subscription %d", i), 1, n)
+	}
+	<-written
+	stayed.wantSeqs(t, "the first", 1, n)
 }
 
 // A mergeSession is what the property below expects of one session.
