@@ -101,13 +101,13 @@ func (a *agent) once() bool {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		w.talk(id, check.Agent, &agentEnd{s, a}, w.rng(uint64(a.index)<<8|uint64(a.life)|1<<40))
+		w.talk(id, check.Agent, &agentEnd{s, a, killed}, w.rng(uint64(a.index)<<8|uint64(a.life)|1<<40))
 	}()
 	select {
 	case <-done:
 	case <-killed:
 		// The process is gone without a word: its application tells and hears nothing more.
-		w.check.Expect(id, "GRACE", "PEER_RESET")
+		w.check.Expect(id, "GRACE")
 		w.check.Gone(id, check.Agent)
 		client.Close()
 		<-done
@@ -181,7 +181,18 @@ func (a *agent) attachment() (gateway, state string) {
 // An agentEnd is the agent's end of a session, with an application that can be slow.
 type agentEnd struct {
 	*link.Session
-	a *agent
+	a      *agent
+	killed chan struct{}
+}
+
+// dead reports whether the process is gone, so that its application hears nothing.
+func (e *agentEnd) dead() bool {
+	select {
+	case <-e.killed:
+		return true
+	default:
+		return false
+	}
 }
 
 func (e *agentEnd) pause(ctx context.Context) {

@@ -36,7 +36,7 @@ type WorldConfig struct {
 	Window           int           // either way; 0: session.DefaultWindow
 	CacheBytes       int           // per gateway; 0: the gateway's default
 	Partitions       int32         // 0: 16
-	Grace            time.Duration // 0: 20 s
+	Grace            time.Duration // 0: 10 s
 	Kinds            []FaultKind   // to be counted in Met; nil: Everyday
 	Log              *slog.Logger  // nil discards
 }
@@ -82,7 +82,7 @@ func NewWorld(ctx context.Context, cfg WorldConfig) (*World, error) {
 		cfg.Partitions = 16
 	}
 	if cfg.Grace == 0 {
-		cfg.Grace = 20 * time.Second
+		cfg.Grace = 10 * time.Second
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -419,7 +419,9 @@ func (w *World) talk(id check.Session, side check.Side, p peer, rng *rand.Rand) 
 	}
 	select {
 	case <-p.Done():
-		w.ended(id, side, p.Err())
+		if a, ok := p.(*agentEnd); !ok || !a.dead() {
+			w.ended(id, side, p.Err())
+		}
 	case <-w.ctx.Done():
 	}
 }
@@ -453,6 +455,9 @@ func (w *World) receive(ctx context.Context, id check.Session, side check.Side, 
 		}
 		m, err := p.Receive(ctx)
 		if err != nil {
+			return
+		}
+		if a != nil && a.dead() {
 			return
 		}
 		w.check.Received(id, side, number(m), m)
