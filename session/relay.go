@@ -141,7 +141,7 @@ func (r *Relay) Frame(now time.Time, f Frame) (rec envelope.Record, ok bool, err
 	switch {
 	case !r.welcomed:
 		return rec, false, violation("frame before Welcome")
-	case f.Seq < r.next && f.Seq <= r.far:
+	case 0 < f.Seq && f.Seq < r.next && f.Seq <= r.far:
 		return rec, false, nil // crossed with the news that it was delivered
 	case f.Seq != r.next:
 		return rec, false, violation("up frame %d, want %d", f.Seq, r.next)
