@@ -39,6 +39,13 @@ func setWorld(env *testscript.Env) error {
 		return err
 	}
 	env.Setenv("ECHO", echo)
+	conns := map[string]*net.TCPConn{}
+	env.Values[held] = conns
+	env.Defer(func() {
+		for _, c := range conns {
+			_ = c.Close() // whatever the script left
+		}
+	})
 	return writeCertificate(env.WorkDir)
 }
 
@@ -97,6 +104,8 @@ var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"until": until,
 	"talk":  talk,
 	"cut":   cut,
+	"say":   say,
+	"reset": reset,
 }
 
 // await returns when somebody listens at each address: a background command has started.
@@ -161,6 +170,34 @@ func cut(ts *testscript.TestScript, _ bool, args []string) {
 	defer c.Close()
 	if got, err := io.ReadAll(c); !errors.Is(err, syscall.ECONNRESET) || len(got) > 0 {
 		ts.Fatalf("got %q, %v; want a reset", got, err)
+	}
+}
+
+// held names the connections that say keeps open, by address.
+const held = "held connections"
+
+// say ADDRESS TEXT says TEXT on a connection that stays open, and wants it back.
+func say(ts *testscript.TestScript, _ bool, args []string) {
+	conns := ts.Value(held).(map[string]*net.TCPConn)
+	if conns[args[0]] == nil {
+		conns[args[0]] = connect(ts, args[0])
+	}
+	c := conns[args[0]]
+	_, err := io.WriteString(c, args[1])
+	ts.Check(err)
+	got := make([]byte, len(args[1]))
+	_, err = io.ReadFull(c, got)
+	ts.Check(err)
+	if string(got) != args[1] {
+		ts.Fatalf("said %q, heard %q", args[1], got)
+	}
+}
+
+// reset ADDRESS wants the connection that say opened to be reset.
+func reset(ts *testscript.TestScript, _ bool, args []string) {
+	conns := ts.Value(held).(map[string]*net.TCPConn)
+	if _, err := conns[args[0]].Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		ts.Fatalf("got %v, want a reset", err)
 	}
 }
 
