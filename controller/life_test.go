@@ -131,6 +131,28 @@ func TestGraceEndsADetachedSession(t *testing.T) {
 	})
 }
 
+// While a partition takes no writes, its applications learn what is due all
+// the same, and nobody spins; afterwards the agent learns it too.
+func TestAPartitionThatTakesNoWrites(t *testing.T) {
+	story(t, func(r *rig) {
+		c := r.start(r.config())
+		p := r.peer(c).open(r.gateway("gw", 1), nil)
+		s := r.accept(c)
+		p.want(envelope.Accept, time.Second)
+		fault := r.kafka.PartitionFailed(r.names.Down, 0, -1)
+		if err := s.Send(r.Context(), []byte("late")); err != nil {
+			r.Fatal(err)
+		}
+		p.data("news to acknowledge")
+		r.wantMessage(s, "news to acknowledge")
+		p.record(envelope.Detached, nil)
+		r.wantEnded(s, linkv1.Reason_REASON_GRACE, 65*time.Second)
+		fault.Remove()
+		p.wantData("late")
+		p.wantEnd(envelope.Close, linkv1.Reason_REASON_GRACE, patience)
+	})
+}
+
 func TestLeasesKeepASessionAttached(t *testing.T) {
 	story(t, func(r *rig) {
 		c := r.start(r.config())
@@ -355,7 +377,8 @@ func TestRecordsGoneBeforeTheyWereRead(t *testing.T) {
 		s := r.accept(c)
 		p.want(envelope.Accept, time.Second)
 		thaw := r.net.freeze()
-		p.data("lost")
+		p.data("the answer to the fetch that was under way")
+		time.Sleep(100 * time.Millisecond)
 		p.data("lost")
 		_, next, err := r.client.Bounds(r.Context(), r.names.Up, 0)
 		if err != nil {

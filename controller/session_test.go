@@ -209,6 +209,7 @@ func TestLateRecordsOfEndedSessions(t *testing.T) {
 		p.want(envelope.Accept, time.Second)
 		s.CloseWithReason(ending(linkv1.Reason_REASON_REPLACED, ""))
 		p.wantEnd(envelope.Close, linkv1.Reason_REASON_REPLACED, time.Second)
+		synctest.Wait() // the controller knows, too
 		p.data("too late")
 		p.wantEnd(envelope.Ended, linkv1.Reason_REASON_REPLACED, time.Second)
 		time.Sleep(2 * time.Second)
@@ -266,6 +267,7 @@ func TestBounds(t *testing.T) {
 		first := r.peer(c).open(g, nil)
 		second := r.peer(c).open(g, nil)
 		r.peer(c).open(g, nil).wantEnd(envelope.Reject, linkv1.Reason_REASON_REFUSED, time.Second) // nobody accepts
+		synctest.Wait()                                                                            // it counts until its end is known to be in Kafka
 		r.accept(c)
 		r.accept(c)
 		third := r.peer(c).open(g, nil)
