@@ -21,7 +21,7 @@ const maxSize = 1 << 20
 
 // Parse reads a file. Its errors are of type *Error.
 func Parse(name string, data []byte, root *Section) (*File, error) {
-	p := parser{file: name}
+	p := parser{file: name, root: root}
 	if len(data) > maxSize {
 		return nil, p.errorf(0, "%d bytes are too many for a configuration file; is it the right one?", len(data))
 	}
@@ -42,6 +42,7 @@ func Parse(name string, data []byte, root *Section) (*File, error) {
 
 type parser struct {
 	file string
+	root *Section
 }
 
 func (p *parser) errorf(line int, format string, args ...any) error {
@@ -162,6 +163,11 @@ func (p *parser) unknown(key *yaml.Node, allowed *Section, path string) error {
 	where := "at the top of the file"
 	if path != "" {
 		where = fmt.Sprintf("in section %q", path)
+	}
+	if home, ok := p.root.home(key.Value, ""); ok && home == "" {
+		return p.errorf(key.Line, "unknown key %q %s; it stands at the top of the file, for all commands", key.Value, where)
+	} else if ok {
+		return p.errorf(key.Line, "unknown key %q %s; it is a setting of moorage %s", key.Value, where, home)
 	}
 	if near := nearest(key.Value, allowed.names()); near != "" {
 		return p.errorf(key.Line, "unknown key %q %s; did you mean %q?", key.Value, where, near)
