@@ -104,7 +104,11 @@ func (c *controller) start() {
 		err = fmt.Errorf("%w: %s has no topics", errUnknownController, c.name)
 	}
 	c.mu.Lock()
-	c.err, c.stopped = err, true
+	if !c.view.incarnation.IsZero() { // known, and the gateway is ending
+		c.mu.Unlock()
+		return
+	}
+	c.err, c.stopped = err, true // what is heard from now on changes nothing
 	c.mu.Unlock()
 	close(c.known)
 	// Forgotten a little later, so that asking for what isn't there costs
@@ -192,6 +196,10 @@ func (c *controller) heard(m bridge.Message) {
 		return
 	}
 	c.mu.Lock()
+	if c.stopped {
+		c.mu.Unlock()
+		return
+	}
 	v, ok := c.read(&beat, m.Offset)
 	if !ok {
 		c.mu.Unlock()

@@ -273,8 +273,9 @@ func TestKillSaysNothing(t *testing.T) {
 	story(t, func(r *rig) {
 		g := r.gateway(nil)
 		a := r.agent("a1").open(g)
-		g.stop(g.Kill)
+		g.Kill()
 		a.wantEnd(codes.Unavailable)
+		g.stop(g.Kill)
 		a.wantNothingUp("as after SIGKILL")
 	})
 }
