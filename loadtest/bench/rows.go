@@ -243,7 +243,7 @@ func cpuOf(p *process) time.Duration {
 // idle measures what a session costs a gateway that has nothing to do for it.
 func idle(ctx context.Context, r *running) (figures, error) {
 	n := r.bench.idle
-	empty, err := r.memory(ctx)
+	empty, err := r.memory(ctx, false) // so little that its garbage does not matter
 	if err != nil {
 		return nil, err
 	}
@@ -268,7 +268,7 @@ func idle(ctx context.Context, r *running) (figures, error) {
 		return nil, err
 	}
 	rest(ctx, r.bench.silence)
-	full, err := r.memory(ctx)
+	full, err := r.memory(ctx, r.bench.collect)
 	if err != nil {
 		return nil, err
 	}
@@ -276,17 +276,17 @@ func idle(ctx context.Context, r *running) (figures, error) {
 	return figures{"RSS B": per("rss"), "heap+stack B": per("live")}, nil
 }
 
-// memory reads a gateway's memory just after its next garbage collection, which
-// Go makes every two minutes if nothing else does: between two, a heap is half
+// memory reads a gateway's memory; with collect just after its next garbage
+// collection, which Go makes every two minutes if nothing else does: between two, a heap is half
 // garbage, and what a session costs would drown in it.
-func (r *running) memory(ctx context.Context) (map[string]float64, error) {
+func (r *running) memory(ctx context.Context, collect bool) (map[string]float64, error) {
 	const collections, heap, stack = "go_gc_duration_seconds_count", "go_memstats_heap_inuse_bytes", "go_memstats_stack_inuse_bytes"
 	m, err := scrape(ctx, r.metrics)
 	if err != nil {
 		return nil, err
 	}
 	deadline := time.Now().Add(130 * time.Second)
-	for since := m[collections]; r.bench.collect && m[collections] == since && time.Now().Before(deadline) && ctx.Err() == nil; {
+	for since := m[collections]; collect && m[collections] == since && time.Now().Before(deadline) && ctx.Err() == nil; {
 		rest(ctx, 250*time.Millisecond)
 		if m, err = scrape(ctx, r.metrics); err != nil {
 			return nil, err

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // tunnelController is the controller whose place a connector takes.
@@ -38,7 +39,7 @@ func sockets(n int) func(context.Context, *running) (figures, error) {
 		}
 		defer down.close()
 		connector, err := start(ctx, nil, b.moorage, "connector", "--kafka", b.kafka, "--controller", tunnelController,
-			"--single-broker", "--service", "up="+up.addr(), "--service", "down="+down.addr(), "--log-level", "warn")
+			"--single-broker", "--service", "up="+up.addr(), "--service", "down="+down.addr(), "--log-level", "error")
 		if err != nil {
 			return nil, err
 		}
@@ -48,15 +49,13 @@ func sockets(n int) func(context.Context, *running) (figures, error) {
 			return nil, err
 		}
 		shim, err := start(ctx, nil, b.moorage, "shim", "--gateway", r.addr, "--controller", tunnelController, "--agent", "bench",
-			"--insecure", "--forward", upPort+"=up", "--forward", downPort+"=down", "--log-level", "warn")
+			"--insecure", "--forward", upPort+"=up", "--forward", downPort+"=down", "--log-level", "error")
 		if err != nil {
 			return nil, err
 		}
 		defer shim.stop()
-		for _, addr := range []string{upPort, downPort} {
-			if err := waitListening(ctx, addr); err != nil {
-				return nil, err
-			}
+		if err := up.reachable(ctx, upPort); err != nil {
+			return nil, err
 		}
 		f := figures{}
 		err = dialAll(upPort, n, func(c net.Conn) { fill(c) }, func() {
@@ -161,6 +160,30 @@ func newService(serve func(net.Conn, *atomic.Uint64)) (*service, error) {
 		}
 	})
 	return s, nil
+}
+
+// reachable waits until a byte arrives that was written to the near end of the
+// tunnel. Until the connector is there, connections belong to its predecessor
+// and end with it.
+func (s *service) reachable(ctx context.Context, near string) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err := waitListening(ctx, near); err != nil {
+		return err
+	}
+	for s.bytes.Load() == 0 {
+		if ctx.Err() != nil {
+			return errors.New("nothing comes through the tunnel")
+		}
+		c, err := net.Dial("tcp", near)
+		if err != nil {
+			return err
+		}
+		c.Write([]byte{0}) // a failure shows as silence
+		rest(ctx, 200*time.Millisecond)
+		c.Close()
+	}
+	return nil
 }
 
 func (s *service) addr() string { return s.lis.Addr().String() }
