@@ -64,8 +64,9 @@ func (f *flight) done(seq uint64, offset int64) (ordered bool) {
 }
 
 // reset forgets what is awaited: frames from next on are produced once more,
-// behind everything that was handed over before.
-func (f *flight) reset(next uint64) { f.first, f.open = next, nil }
+// behind everything that was handed over before. So where the last one stood
+// matters no more; in a topic created again offsets start anew.
+func (f *flight) reset(next uint64) { f.first, f.at, f.open = next, -1, nil }
 
 func (f *flight) clone() flight {
 	c := *f

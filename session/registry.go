@@ -34,6 +34,7 @@ type Registry struct {
 
 type tombstone struct {
 	ending   Ending
+	last     uint64 // seq of the CLOSE
 	closeAt  int64
 	buried   time.Time
 	answered time.Time
@@ -53,7 +54,7 @@ func (r *Registry) Bury(now time.Time, c *Controller) {
 	if seeded.On(seeded.EndedRevived) {
 		return
 	}
-	r.tombs[c.id] = &tombstone{ending: c.ending, closeAt: c.closeAt, buried: now}
+	r.tombs[c.id] = &tombstone{ending: c.ending, last: c.out.Last(), closeAt: c.closeAt, buried: now}
 	r.order = append(r.order, c.id)
 	r.Tick(now)
 }
@@ -88,7 +89,9 @@ func (r *Registry) Unknown(now time.Time, rec *envelope.Record) (open bool, answ
 			return false, nil
 		}
 		t.answered = now
-		return false, r.ended(rec.Session, rec.Attempt, t.ending)
+		answer = r.ended(rec.Session, rec.Attempt, t.ending)
+		answer.Stable = t.last // whoever has not got all of it is told DATA_LOSS, not that all is well
+		return false, answer
 	}
 	switch {
 	case rec.Kind == envelope.Open && rec.Seq == 1:

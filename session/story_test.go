@@ -616,3 +616,24 @@ func TestWakeIsNeverInThePastAfterPending(t *testing.T) {
 		t.Errorf("wakes %v ago with nothing left to do", s.now.Sub(at))
 	}
 }
+
+// The last frame before CLOSE is gone from the log, and CLOSE did not know it
+// persisted yet. The answer from the tombstone must not say that all is well.
+func TestLossBeforeCloseIsToldAfterIt(t *testing.T) {
+	s := newStory(t)
+	s.attach(gateA)
+	s.cut()
+	s.ctl.Write([]byte("x"))
+	data, _ := s.ctl.Pending(s.now)
+	s.ctl.CloseSession(Ending{Reason: linkv1.Reason_REASON_OK})
+	last, _ := s.ctl.Pending(s.now)
+	s.down = append(s.down, envelope.Record{}, last.Record)
+	s.ctl.Produced(s.now, &data, int64(len(s.down))-2, nil)
+	s.ctl.Produced(s.now, &last, int64(len(s.down))-1, nil)
+	s.pump()
+	s.attach(gateB)
+	if ended, ok := errors.AsType[*EndedError](s.over); !ok || ended.Reason != linkv1.Reason_REASON_DATA_LOSS {
+		ending, _ := s.agent.Ended()
+		t.Fatalf("stream ended with %v, agent side was told %v; want DATA_LOSS", s.over, ending)
+	}
+}
