@@ -91,9 +91,12 @@ func (a *agent) once() bool {
 	}()
 	s, err := client.Open(ctx, link.Target{Kind: linkv1.ServiceKind_SERVICE_KIND_NATIVE})
 	if err != nil {
-		return a.again(killed)
+		return a.again()
 	}
 	id := check.Session(s.ID().String())
+	if w.cfg.Mortal {
+		w.check.Expect(id, "CONTROLLER_GONE")
+	}
 	a.mu.Lock()
 	a.client, a.session = client, s
 	a.mu.Unlock()
@@ -115,12 +118,11 @@ func (a *agent) once() bool {
 	a.mu.Lock()
 	a.session = nil
 	a.mu.Unlock()
-	return a.again(killed)
+	return a.again()
 }
 
-// again reports whether another life follows: only after a kill, and only
-// while there is traffic.
-func (a *agent) again(killed chan struct{}) bool {
+// again reports whether another life follows: only while there is traffic.
+func (a *agent) again() bool {
 	select {
 	case <-a.w.quiet:
 		return false
@@ -128,14 +130,9 @@ func (a *agent) again(killed chan struct{}) bool {
 		return false
 	default:
 	}
-	select {
-	case <-killed:
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		return !a.lastOne
-	default:
-		return false
-	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.lastOne
 }
 
 // kill ends the current process without a word.

@@ -132,6 +132,8 @@ func (w *World) describe(f Fault) string {
 		return "controller"
 	case ProduceDoubtful, ProduceRefused, FetchFailed:
 		return fmt.Sprintf("%d requests", f.Target)
+	case ControllerDied:
+		return controllerName
 	case AgentSlow:
 		return fmt.Sprintf("%s for %v", w.agents[f.Target%len(w.agents)].name, f.For)
 	}

@@ -22,6 +22,7 @@ const (
 	KafkaCut        FaultKind = "kafka-cut"          // a process's connections to Kafka are reset
 	AgentRestarted  FaultKind = "agent-restarted"    // the agent side dies without a word and comes again as new
 	AgentSlow       FaultKind = "agent-slow"         // the agent's application stops reading for a while
+	ControllerDied  FaultKind = "controller-killed"  // the controller-side process dies without a word, and a new one starts
 )
 
 // Everyday lists the faults of the demonstration.
@@ -30,7 +31,7 @@ var Everyday = []FaultKind{GatewayKilled, LinkCut, LinkHalfOpen, ProduceDoubtful
 // All lists every fault there is.
 var All = []FaultKind{
 	GatewayKilled, GatewayDrained, LinkCut, LinkHalfOpen, ProduceDoubtful, ProduceRefused,
-	FetchFailed, KafkaCut, AgentRestarted, AgentSlow,
+	FetchFailed, KafkaCut, AgentRestarted, AgentSlow, ControllerDied,
 }
 
 // A Fault is one planned event.
@@ -59,6 +60,8 @@ func Schedule(seed uint64, kinds []FaultKind, n, agents, gateways int, d time.Du
 			f.Target = rng.IntN(gateways + 1) // the last is the controller
 		case ProduceDoubtful, ProduceRefused, FetchFailed:
 			f.Target = 1 + rng.IntN(3)
+		case ControllerDied:
+			f.For = time.Duration(100+rng.IntN(2000)) * time.Millisecond
 		default:
 			f.Target = rng.IntN(agents)
 			f.For = time.Duration(500+rng.IntN(2500)) * time.Millisecond

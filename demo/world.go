@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -13,10 +14,9 @@ import (
 	"github.com/moorage-dev/moorage/bridge"
 	"github.com/moorage-dev/moorage/broker"
 	"github.com/moorage-dev/moorage/check"
-	"github.com/moorage-dev/moorage/controller"
 	"github.com/moorage-dev/moorage/demo/fabric"
 	"github.com/moorage-dev/moorage/gateway"
-	"github.com/moorage-dev/moorage/link"
+	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 	"github.com/moorage-dev/moorage/session"
 )
 
@@ -37,7 +37,7 @@ type WorldConfig struct {
 	CacheBytes       int           // per gateway; 0: the gateway's default
 	Partitions       int32         // 0: 16
 	Grace            time.Duration // 0: 10 s
-	Kinds            []FaultKind   // to be counted in Met; nil: Everyday
+	Mortal           bool          // the controller may be killed: CONTROLLER_GONE is an end to expect
 	Log              *slog.Logger  // nil discards
 }
 
@@ -47,7 +47,7 @@ type World struct {
 	net     *fabric.Network
 	broker  *broker.Embedded
 	check   *check.Checker
-	ctrl    *controller.Controller
+	ctrl    *brain
 	users   sync.WaitGroup // applications of both sides
 	serving sync.WaitGroup // the controller's accept loop
 	restart sync.WaitGroup
@@ -115,14 +115,9 @@ func (w *World) start() error {
 	if err := admin.CreateTopics(w.ctx, controllerName, spec); err != nil {
 		return err
 	}
-	w.ctrl, err = controller.Start(w.ctx, controller.Config{
-		Bridge: w.kafka("controller"), Name: controllerName, Grace: w.cfg.Grace, Window: w.cfg.Window,
-		SingleBroker: true, AllowSmall: true, Logger: w.cfg.Log.With("process", "controller"),
-	})
-	if err != nil {
+	if err := w.startController(); err != nil {
 		return err
 	}
-	w.serving.Go(w.serve)
 	for i := range w.cfg.Gateways {
 		n := &node{name: fmt.Sprintf("gateway-%d", i+1)}
 		n.addr = fmt.Sprintf("%s:%d", n.name, gatewayPort)
@@ -209,6 +204,8 @@ func (w *World) Strike(f Fault) {
 			l.Reset()
 		}
 		w.struck(f.Kind, nil, len(links))
+	case ControllerDied:
+		w.replaceController(f)
 	case AgentRestarted:
 		a := w.agents[f.Target%len(w.agents)]
 		w.struck(f.Kind, a, 1)
@@ -253,17 +250,7 @@ func (w *World) replaceGateway(f Fault) {
 		case <-w.ctx.Done():
 			return
 		}
-		for w.ctx.Err() == nil {
-			err := w.startGateway(n)
-			if err == nil {
-				return
-			}
-			w.cfg.Log.Warn("gateway does not start", "gateway", n.name, "err", err)
-			select {
-			case <-time.After(time.Second):
-			case <-w.ctx.Done():
-			}
-		}
+		w.insist(n.name, func() error { return w.startGateway(n) })
 	})
 }
 
@@ -286,6 +273,21 @@ func (w *World) struck(kind FaultKind, a *agent, n int) {
 	}
 }
 
+// insist starts a process until it runs.
+func (w *World) insist(name string, start func() error) {
+	for w.ctx.Err() == nil {
+		err := start()
+		if err == nil {
+			return
+		}
+		w.cfg.Log.Warn("does not start", "process", name, "err", err)
+		select {
+		case <-time.After(time.Second):
+		case <-w.ctx.Done():
+		}
+	}
+}
+
 func linksFrom(host string) func(*fabric.Link) bool {
 	return func(l *fabric.Link) bool { return l.From == host }
 }
@@ -295,9 +297,7 @@ func (w *World) Met() map[FaultKind]int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	out := make(map[FaultKind]int, len(w.met))
-	for k, n := range w.met {
-		out[k] = n
-	}
+	maps.Copy(out, w.met)
 	return out
 }
 
@@ -348,9 +348,12 @@ func (w *World) Close() {
 	for _, a := range w.agents {
 		a.stop()
 	}
-	if w.ctrl != nil {
+	w.mu.Lock()
+	ctrl := w.ctrl
+	w.mu.Unlock()
+	if ctrl != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		_ = w.ctrl.Close(ctx)
+		_ = ctrl.Close(ctx)
 		cancel()
 	}
 	w.mu.Lock()
@@ -362,8 +365,8 @@ func (w *World) Close() {
 			<-n.serving
 		}
 	}
-	w.serving.Wait()
 	w.users.Wait()
+	w.serving.Wait()
 	if w.broker != nil {
 		w.broker.Close()
 	}
@@ -372,21 +375,6 @@ func (w *World) Close() {
 
 // rng returns the random numbers of one user: the same for the same seed.
 func (w *World) rng(who uint64) *rand.Rand { return rand.New(rand.NewPCG(w.cfg.Seed, who)) }
-
-// serve is the controller's application.
-func (w *World) serve() {
-	for {
-		s, err := w.ctrl.Accept(w.ctx)
-		if err != nil {
-			return
-		}
-		s.Accept()
-		w.users.Go(func() {
-			id := check.Session(s.Info().ID.String())
-			w.talk(id, check.Controller, s, w.rng(hash(s.Info().ID)))
-		})
-	}
-}
 
 func hash(id [16]byte) (h uint64) {
 	for _, b := range id[:8] {
@@ -403,6 +391,7 @@ type peer interface {
 	Close() error
 	Done() <-chan struct{}
 	Err() error
+	dead() bool // its process is gone, so the application hears nothing more
 }
 
 // talk is what both applications do: send numbered messages until it is
@@ -419,7 +408,9 @@ func (w *World) talk(id check.Session, side check.Side, p peer, rng *rand.Rand) 
 	}
 	select {
 	case <-p.Done():
-		if a, ok := p.(*agentEnd); !ok || !a.dead() {
+		if p.dead() {
+			w.check.Gone(id, side)
+		} else {
 			w.ended(id, side, p.Err())
 		}
 	case <-w.ctx.Done():
@@ -448,16 +439,15 @@ func (w *World) send(ctx context.Context, id check.Session, side check.Side, p p
 }
 
 func (w *World) receive(ctx context.Context, id check.Session, side check.Side, p peer) {
-	a, _ := p.(*agentEnd)
 	for {
-		if a != nil {
+		if a, ok := p.(*agentEnd); ok {
 			a.pause(ctx)
 		}
 		m, err := p.Receive(ctx)
 		if err != nil {
 			return
 		}
-		if a != nil && a.dead() {
+		if p.dead() {
 			return
 		}
 		w.check.Received(id, side, number(m), m)
@@ -468,6 +458,9 @@ func (w *World) ended(id check.Session, side check.Side, err error) {
 	var end *session.EndedError
 	switch {
 	case errors.As(err, &end):
+		if end.Reason == linkv1.Reason_REASON_CONTROLLER_GONE && side == check.Agent {
+			w.check.Gone(id, check.Controller)
+		}
 		w.check.Ended(id, side, session.ReasonName(end.Reason), end.Text)
 	case err != nil:
 		w.check.Ended(id, side, "", err.Error())
@@ -497,5 +490,3 @@ func number(m []byte) (seq uint64) {
 	}
 	return seq
 }
-
-var _ peer = (*link.Session)(nil)

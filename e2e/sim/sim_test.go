@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -74,6 +75,11 @@ func simulate(t *testing.T, seed uint64) *demo.World {
 	case 1: // a cache that evicts
 		cfg.CacheBytes, cfg.MaxSize, cfg.Messages = 512<<10, 16<<10, 60
 	}
+	const d = 15 * time.Second
+	plan := demo.Schedule(seed, kinds(rng), 5+rng.IntN(6), cfg.Agents, cfg.Gateways, d)
+	for _, f := range plan {
+		cfg.Mortal = cfg.Mortal || f.Kind == demo.ControllerDied
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	w, err := demo.NewWorld(ctx, cfg)
@@ -81,9 +87,8 @@ func simulate(t *testing.T, seed uint64) *demo.World {
 		t.Fatalf("seed %d: %v", seed, err)
 	}
 	defer w.Close()
-	const d = 15 * time.Second
 	start := time.Now()
-	for _, f := range demo.Schedule(seed, demo.All, 5+rng.IntN(6), cfg.Agents, cfg.Gateways, d) {
+	for _, f := range plan {
 		time.Sleep(time.Until(start.Add(f.At)))
 		w.Strike(f)
 	}
@@ -93,6 +98,14 @@ func simulate(t *testing.T, seed uint64) *demo.World {
 		t.Errorf("seed %d: settled=%v\n%v\nreplay: go test -race ./e2e/sim -run TestSimulation -sim.seed=%d -sim.n=1 -sim.log -v", seed, settled, r, seed)
 	}
 	return w
+}
+
+// kinds returns the faults in an order of its own, so that a plan that is
+// shorter than the list has any of them.
+func kinds(rng *rand.Rand) []demo.FaultKind {
+	k := slices.Clone(demo.All)
+	rng.Shuffle(len(k), func(i, j int) { k[i], k[j] = k[j], k[i] })
+	return k
 }
 
 // A table adds up what many runs met.
