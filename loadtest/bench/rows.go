@@ -292,6 +292,9 @@ func (r *running) memory(ctx context.Context, collect bool) (map[string]float64,
 			return nil, err
 		}
 	}
+	if m[heap] == 0 {
+		return nil, fmt.Errorf("no %s at %s", heap, r.metrics)
+	}
 	rss, err := r.gateway.rss()
 	return map[string]float64{"rss": rss, "live": m[heap] + m[stack]}, err
 }
