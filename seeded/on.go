@@ -7,12 +7,23 @@ package seeded
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
 )
 
 var active atomic.Value // of Bug
+
+// Variable names the environment variable that switches a defect on from the
+// start, so that the tests of any package can be run with it.
+const Variable = "MOORAGE_SEEDED"
+
+func init() {
+	if err := Set(os.Getenv(Variable)); err != nil {
+		panic(Variable + ": " + err.Error())
+	}
+}
 
 // On reports whether the defect is switched on.
 func On(b Bug) bool { return active.Load() == b }

@@ -144,6 +144,9 @@ func (a *Agent) Welcome(now time.Time, w Welcome) error {
 	if err := a.acknowledged(now, w.Persisted, w.Delivered); err != nil {
 		return err
 	}
+	if seeded.On(seeded.RecutOnResume) {
+		a.recut()
+	}
 	a.state, a.cursor = AgentAttached, a.out.Persisted()+1
 	a.detachedAt, a.lastHeard = time.Time{}, now
 	return nil
@@ -158,6 +161,15 @@ func (a *Agent) openPayload() []byte {
 		panic("session: open payload: " + err.Error()) // names are checked where they are configured
 	}
 	return b
+}
+
+// recut is what a seeded bug does: data frames that will be sent again change.
+func (a *Agent) recut() {
+	for seq := a.out.Persisted() + 1; seq < a.cursor; seq++ {
+		if f := a.out.Frame(seq); envelope.Kind(f.Kind) == envelope.Data && len(f.Payload) > 0 {
+			f.Payload[len(f.Payload)-1]++
+		}
+	}
 }
 
 // Frame takes a down frame.
