@@ -1,0 +1,8 @@
+package proc_test
+
+import "syscall"
+
+// childAttr has the child die with its parent, even when that is killed.
+func childAttr() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}
