@@ -85,7 +85,7 @@ func TestReportPairsWhatStoodNextToEachOther(t *testing.T) {
 	}
 	var b strings.Builder
 	rs.write(&b)
-	want := "| p50 ms | 4.00 (2.00–30.0) | 4.00 (1.00–10.0) | 2.00 (1.00–3.00) | 3 |\n"
+	want := "| p50 ms | 4.00 (2.00–30.0) | 4.00 (1.00–10.0) | 2.00 (1.00–3.00) | 3 | ≤ 1.15 × relay | **missed** |\n"
 	if !strings.Contains(b.String(), want) {
 		t.Errorf("no %q in\n%s", want, b.String())
 	}

@@ -178,7 +178,7 @@ func (b *bench) compare(ctx context.Context, todo []row, systems []*system) erro
 func (b *bench) once(ctx context.Context, row row, s *system) (figures, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, 6*time.Minute, fmt.Errorf("no end in sight"))
 	defer cancel()
-	r, err := b.up(ctx, s, row.env...)
+	r, err := b.up(ctx, s)
 	if err != nil {
 		return nil, err
 	}

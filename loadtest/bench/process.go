@@ -24,10 +24,9 @@ type process struct {
 
 // start runs a program with its talk on our stderr. It lives until stop, or
 // until ctx ends.
-func start(ctx context.Context, env []string, path string, args ...string) (*process, error) {
+func start(ctx context.Context, path string, args ...string) (*process, error) {
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Stderr = os.Stderr
-	cmd.Env = append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -41,14 +40,13 @@ func start(ctx context.Context, env []string, path string, args ...string) (*pro
 
 // startRole runs this program again as one of its hidden roles and waits for
 // the line by which it says that it is ready.
-func startRole(ctx context.Context, env []string, args ...string) (*process, error) {
+func startRole(ctx context.Context, args ...string) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, self, args...)
 	cmd.Stderr = os.Stderr
-	cmd.Env = append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	in, err := cmd.StdinPipe()
 	if err != nil {

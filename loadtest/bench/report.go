@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -52,7 +53,7 @@ func load(path string) (*results, error) {
 // system, and of the ratios of the pairs, with the lowest and highest.
 func (rs *results) write(w io.Writer) {
 	fmt.Fprintf(w, "Measured %s on %s, commit %s, %s.\n\n", rs.Date.Format(time.DateOnly), rs.Machine, rs.Commit, rs.Kafka)
-	fmt.Fprintf(w, "| quantity | figure | moorage | relay | moorage ÷ relay | pairs |\n|---|---|---|---|---|---|\n")
+	fmt.Fprintf(w, "| quantity | figure | moorage | relay | moorage ÷ relay | pairs | goal | |\n|---|---|---|---|---|---|---|---|\n")
 	for _, row := range rows {
 		ours, theirs := rs.of(row.name, moorage.name), rs.of(row.name, relay.name)
 		names := map[string]bool{}
@@ -67,16 +68,41 @@ func (rs *results) write(w io.Writer) {
 			if name == "n" {
 				continue
 			}
-			var ratios []float64
+			var ratios, differences []float64
 			for pair, f := range ours {
 				if t, ok := theirs[pair]; ok && t[name] != 0 {
 					ratios = append(ratios, f[name]/t[name])
+					differences = append(differences, f[name]-t[name])
 				}
 			}
-			fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %d |\n", row.what, name,
-				spread(values(ours, name)), spread(values(theirs, name)), spread(ratios), max(len(ours), len(theirs)))
+			goal, met := row.judge(name, values(ours, name), ratios, differences)
+			fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %d | %s | %s |\n", row.what, name,
+				spread(values(ours, name)), spread(values(theirs, name)), spread(ratios), max(len(ours), len(theirs)), goal, met)
 		}
 	}
+}
+
+// judge holds the row's goal for a figure, if it has one, against its median.
+func (r row) judge(figure string, ours, ratios, differences []float64) (text, met string) {
+	i := slices.IndexFunc(r.goals, func(g goal) bool { return g.figure == figure })
+	if i < 0 {
+		return "", ""
+	}
+	g := r.goals[i]
+	vs := map[basis][]float64{ratio: ratios, difference: differences, absolute: ours}[g.of]
+	text = map[basis]string{ratio: "× relay", difference: "more than relay", absolute: ""}[g.of]
+	text = strings.TrimSpace(short(g.limit) + " " + text)
+	sign := "≤ "
+	if g.atLeast {
+		sign = "≥ "
+	}
+	switch {
+	case len(vs) == 0:
+		return sign + text, ""
+	case g.atLeast == (median(vs) > g.limit) || median(vs) == g.limit:
+		return sign + text, "met"
+	}
+	return sign + text, "**missed**"
 }
 
 // of returns a row's figures of one system by pair.
@@ -104,12 +130,15 @@ func spread(vs []float64) string {
 	if len(vs) == 0 {
 		return "–"
 	}
-	slices.Sort(vs)
-	median := (vs[(len(vs)-1)/2] + vs[len(vs)/2]) / 2
 	if len(vs) == 1 {
-		return short(median)
+		return short(vs[0])
 	}
-	return fmt.Sprintf("%s (%s–%s)", short(median), short(vs[0]), short(vs[len(vs)-1]))
+	return fmt.Sprintf("%s (%s–%s)", short(median(vs)), short(slices.Min(vs)), short(slices.Max(vs)))
+}
+
+func median(vs []float64) float64 {
+	vs = slices.Sorted(slices.Values(vs))
+	return (vs[(len(vs)-1)/2] + vs[len(vs)/2]) / 2
 }
 
 // short prints three digits.

@@ -19,25 +19,50 @@ type figures map[string]float64
 
 // A row is one line or a few of the table: a measurement, done to each system.
 type row struct {
-	name string
-	what string
-	env  []string // of the gateway process
-	run  func(ctx context.Context, r *running) (figures, error)
+	name  string
+	what  string
+	goals []goal
+	run   func(ctx context.Context, r *running) (figures, error) // nil figures: nothing to measure in this system
 }
 
+// A goal bounds one figure of a row.
+type goal struct {
+	figure  string
+	of      basis
+	atLeast bool // otherwise at most
+	limit   float64
+}
+
+// A basis says what of a figure a goal bounds: of our median, or of the median
+// over the pairs.
+type basis uint8
+
+const (
+	ratio      basis = iota // ours ÷ relay's
+	difference              // ours - relay's
+	absolute                // ours
+)
+
 var rows = []row{
-	{"roundtrip", "round trip agent → controller → agent, 256 B, one in flight", nil, roundTrip},
-	{"up16", "up, persisted, 256 B, 16 agents", nil, persisted(16)},
-	{"up1000", "up, persisted, 256 B, 1,000 agents", nil, persisted(1000)},
-	{"tunnel1", "64 KiB frames, one session", nil, tunnel(1)},
-	{"tunnel16", "64 KiB frames, 16 sessions", nil, tunnel(16)},
+	{"roundtrip", "round trip agent → controller → agent, 256 B, one in flight",
+		[]goal{{"p50 ms", ratio, false, 1.15}, {"p99 ms", ratio, false, 1.3}}, roundTrip},
+	{"up16", "up, persisted, 256 B, 16 agents", []goal{{"frames/s", ratio, true, 0.9}}, persisted(16)},
+	{"up1000", "up, persisted, 256 B, 1,000 agents", []goal{{"frames/s", ratio, true, 0.8}}, persisted(1000)},
+	{"tunnel1", "64 KiB frames, one session",
+		[]goal{{"up MB/s", ratio, true, 0.8}, {"down MB/s", ratio, true, 0.8}}, tunnel(1)},
+	{"tunnel16", "64 KiB frames, 16 sessions",
+		[]goal{{"up MB/s", ratio, true, 0.8}, {"down MB/s", ratio, true, 0.8}}, tunnel(16)},
 	{"sockets1", "byte tunnel, socket to socket, one connection", nil, sockets(1)},
 	{"sockets16", "byte tunnel, socket to socket, 16 connections", nil, sockets(16)},
-	{"cpu", "gateway CPU per delivered command, 256 B, 100 sessions, 2,000/s", nil, commandCPU},
-	{"idle", "memory per idle session at the gateway", nil, idle},
-	{"flood", "p99 of a round trip beside a flood on its partition", nil, flood},
-	{"cold", "first frame after attaching to a partition not yet followed", nil, cold},
-	{"storm", "sessions cut at once, 10 frames waiting each, all back and caught up", nil, storm},
+	{"cpu", "CPU per delivered command, 256 B, 100 sessions, 2,000/s",
+		[]goal{{"gateway µs/command", ratio, false, 1.15}}, commandCPU},
+	{"idle", "memory per idle session at the gateway",
+		[]goal{{"RSS B", difference, false, 1500}, {"heap+stack B", difference, false, 1500}}, idle},
+	{"flood", "round trip beside a flood on its partition", []goal{{"flooded/calm p99", absolute, false, 3}}, flood},
+	{"cold", "first frame after attaching to a partition not yet followed",
+		[]goal{{"Welcome to first frame p99 ms", absolute, false, 150}}, cold},
+	{"storm", "sessions cut at once, 10 frames waiting each, all back and caught up",
+		[]goal{{"back/bare", absolute, true, 0.85}}, storm},
 }
 
 func newHistogram() *hdrhistogram.Histogram {
@@ -403,47 +428,54 @@ func cold(ctx context.Context, r *running) (figures, error) {
 // return; beside it, how fast bare grpc-go opens as many connections, streams
 // and first round trips.
 func storm(ctx context.Context, r *running) (figures, error) {
-	n := r.bench.storm
-	f := figures{}
-	if r.system == &moorage {
-		const waiting, after = 10, 5 * time.Second
-		fl, err := launch(ctx, n, func(i int) *agent {
-			return r.agent(i, baseline.Mode{Do: "burst", Size: 256, Count: waiting, Wait: after})
-		})
-		if err != nil {
-			return nil, err
-		}
-		defer fl.close()
-		err = each(fl.agents, 64, func(a *agent) error {
-			if err := a.send([]byte("burst")); err != nil {
-				return err
-			}
-			return a.until(ctx, func() bool { return a.persisted.Load() == a.sent })
-		})
-		if err != nil {
-			return nil, err
-		}
-		_ = each(fl.agents, 64, func(a *agent) error { a.cut(); return nil })
-		rest(ctx, after+time.Second)
-		begin := time.Now()
-		err = each(fl.agents, 256, func(a *agent) error {
-			if err := a.attach(ctx); err != nil {
-				return err
-			}
-			return a.until(ctx, func() bool { return a.data.Load() >= waiting })
-		})
-		if err != nil {
-			return nil, err
-		}
-		f["back/s"] = float64(n) / time.Since(begin).Seconds()
+	if r.system != &moorage {
+		return nil, nil // relay brings nobody back
 	}
+	n := r.bench.storm
+	const waiting, after = 10, 5 * time.Second
+	fl, err := launch(ctx, n, func(i int) *agent {
+		return r.agent(i, baseline.Mode{Do: "burst", Size: 256, Count: waiting, Wait: after})
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer fl.close()
+	err = each(fl.agents, 64, func(a *agent) error {
+		if err := a.send([]byte("burst")); err != nil {
+			return err
+		}
+		return a.until(ctx, func() bool { return a.persisted.Load() == a.sent })
+	})
+	if err != nil {
+		return nil, err
+	}
+	_ = each(fl.agents, 64, func(a *agent) error { a.cut(); return nil })
+	rest(ctx, after+time.Second)
+	begin := time.Now()
+	err = each(fl.agents, 256, func(a *agent) error {
+		if err := a.attach(ctx); err != nil {
+			return err
+		}
+		return a.until(ctx, func() bool { return a.data.Load() >= waiting })
+	})
+	if err != nil {
+		return nil, err
+	}
+	back := float64(n) / time.Since(begin).Seconds()
+	bare, err := openBare(ctx, n)
+	return figures{"back/s": back, "bare/s": bare, "back/bare": back / bare}, err
+}
+
+// openBare returns how many connections, streams and first round trips per
+// second bare grpc-go opens.
+func openBare(ctx context.Context, n int) (float64, error) {
 	addr, err := freeAddr()
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	p, err := startRole(ctx, nil, "bare", "-listen", addr)
+	p, err := startRole(ctx, "bare", "-listen", addr)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	defer p.stop()
 	agents := make([]*agent, n)
@@ -457,10 +489,7 @@ func storm(ctx context.Context, r *running) (figures, error) {
 		}
 		return a.until(ctx, func() bool { return a.received.Load() > 0 })
 	})
-	f["bare/s"] = float64(n) / time.Since(begin).Seconds()
+	rate := float64(n) / time.Since(begin).Seconds()
 	_ = each(agents, 64, func(a *agent) error { a.cut(); return nil })
-	if f["back/s"] > 0 {
-		f["back/bare"] = f["back/s"] / f["bare/s"]
-	}
-	return f, err
+	return rate, err
 }

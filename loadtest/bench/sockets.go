@@ -38,7 +38,7 @@ func sockets(n int) func(context.Context, *running) (figures, error) {
 			return nil, err
 		}
 		defer down.close()
-		connector, err := start(ctx, nil, b.moorage, "connector", "--kafka", b.kafka, "--controller", tunnelController,
+		connector, err := start(ctx, b.moorage, "connector", "--kafka", b.kafka, "--controller", tunnelController,
 			"--single-broker", "--service", "up="+up.addr(), "--service", "down="+down.addr(), "--log-level", "error")
 		if err != nil {
 			return nil, err
@@ -48,7 +48,7 @@ func sockets(n int) func(context.Context, *running) (figures, error) {
 		if err != nil {
 			return nil, err
 		}
-		shim, err := start(ctx, nil, b.moorage, "shim", "--gateway", r.addr, "--controller", tunnelController, "--agent", "bench",
+		shim, err := start(ctx, b.moorage, "shim", "--gateway", r.addr, "--controller", tunnelController, "--agent", "bench",
 			"--insecure", "--forward", upPort+"=up", "--forward", downPort+"=down", "--log-level", "error")
 		if err != nil {
 			return nil, err

@@ -15,8 +15,8 @@ type system struct {
 	topics []string // that fill up
 	// prepare makes topics and the like, once.
 	prepare func(ctx context.Context, b *bench) error
-	// gateway and app start the processes; env is for measurements of memory.
-	gateway func(ctx context.Context, b *bench, env []string, listen, admin string) (*process, error)
+	// gateway and app start the processes.
+	gateway func(ctx context.Context, b *bench, listen, admin string) (*process, error)
 	app     func(ctx context.Context, b *bench) (*process, error)
 }
 
@@ -29,11 +29,11 @@ var relay = system{
 	prepare: func(ctx context.Context, b *bench) error {
 		return baseline.Topics{Brokers: []string{b.kafka}}.Create(ctx)
 	},
-	gateway: func(ctx context.Context, b *bench, env []string, listen, admin string) (*process, error) {
-		return startRole(ctx, env, "relay-gateway", "-kafka", b.kafka, "-listen", listen, "-admin", admin)
+	gateway: func(ctx context.Context, b *bench, listen, admin string) (*process, error) {
+		return startRole(ctx, "relay-gateway", "-kafka", b.kafka, "-listen", listen, "-admin", admin)
 	},
 	app: func(ctx context.Context, b *bench) (*process, error) {
-		return startRole(ctx, nil, "relay-app", "-kafka", b.kafka)
+		return startRole(ctx, "relay-app", "-kafka", b.kafka)
 	},
 }
 
@@ -48,12 +48,12 @@ var moorage = system{
 		}
 		return nil
 	},
-	gateway: func(ctx context.Context, b *bench, env []string, listen, admin string) (*process, error) {
-		return start(ctx, env, b.moorage, "gateway", "--kafka", b.kafka, "--listen", listen, "--admin", admin,
+	gateway: func(ctx context.Context, b *bench, listen, admin string) (*process, error) {
+		return start(ctx, b.moorage, "gateway", "--kafka", b.kafka, "--listen", listen, "--admin", admin,
 			"--name", "bench", "--insecure", "--cache-bytes", "4MiB", "--log-level", "warn")
 	},
 	app: func(ctx context.Context, b *bench) (*process, error) {
-		return startRole(ctx, nil, "app", "-kafka", b.kafka)
+		return startRole(ctx, "app", "-kafka", b.kafka)
 	},
 }
 
@@ -66,27 +66,27 @@ type running struct {
 }
 
 // up starts a system with an empty gateway.
-func (b *bench) up(ctx context.Context, s *system, env ...string) (*running, error) {
+func (b *bench) up(ctx context.Context, s *system) (*running, error) {
 	r := &running{system: s, bench: b}
 	var err error
 	if r.app, err = s.app(ctx, b); err != nil {
 		return nil, err
 	}
-	if err = r.startGateway(ctx, env...); err != nil {
+	if err = r.startGateway(ctx); err != nil {
 		r.down()
 		return nil, err
 	}
 	return r, nil
 }
 
-func (r *running) startGateway(ctx context.Context, env ...string) (err error) {
+func (r *running) startGateway(ctx context.Context) (err error) {
 	if r.addr, err = freeAddr(); err != nil {
 		return err
 	}
 	if r.metrics, err = freeAddr(); err != nil {
 		return err
 	}
-	if r.gateway, err = r.system.gateway(ctx, r.bench, env, r.addr, r.metrics); err != nil {
+	if r.gateway, err = r.system.gateway(ctx, r.bench, r.addr, r.metrics); err != nil {
 		return err
 	}
 	return waitListening(ctx, r.addr)
