@@ -75,6 +75,13 @@ func (p *process) signal(sig syscall.Signal) {
 	}
 }
 
+// freeze stops the process in the middle of whatever it does; its connections
+// stay open and say nothing.
+func (p *process) freeze() { p.signal(syscall.SIGSTOP) }
+
+// thaw lets it go on as if no time had passed.
+func (p *process) thaw() { p.signal(syscall.SIGCONT) }
+
 // kill ends the process as a crash does, and returns when it is dead.
 func (p *process) kill() {
 	if p.running() {
