@@ -82,22 +82,8 @@ func (g *Gateway) welcome(rpc grpc.BidiStreamingServer[linkv1.AttachRequest, lin
 	if g.draining.Load() {
 		return nil, errDraining
 	}
-	late := time.AfterFunc(g.cfg.HelloTimeout, func() {
-		rpc.SetTrailer(because(errHello))
-		c.cut(errHello)
-	})
-	m, err := rpc.Recv()
-	late.Stop()
-	if err != nil {
-		return nil, causeOf(rpc.Context(), err)
-	}
-	began := time.Now()
-	h, err := session.ParseHello(m.GetHello())
-	if err != nil {
-		return nil, err
-	}
 	from, _ := peer.FromContext(rpc.Context())
-	identity, err := g.authenticate(from, h.Agent, h.Credential)
+	h, identity, began, err := g.hello(rpc, c, from)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +101,7 @@ func (g *Gateway) welcome(rpc grpc.BidiStreamingServer[linkv1.AttachRequest, lin
 	g.metrics.sessions.Inc()
 	s = &stream{
 		g: g, p: b.p, rpc: rpc, cancel: c.cut, identity: identity,
-		relay: session.NewRelay(began, &h, b.start, b.incarnation, g.cfg.Heartbeat),
+		relay: *session.NewRelay(began, &h, b.start, b.incarnation, g.cfg.Heartbeat),
 	}
 	how, err := s.attach(&h, &b)
 	if err == nil {
@@ -132,11 +118,39 @@ func (g *Gateway) welcome(rpc grpc.BidiStreamingServer[linkv1.AttachRequest, lin
 	return s, nil
 }
 
+// hello takes the first message, and returns when it was taken and whose it is.
+func (g *Gateway) hello(rpc grpc.BidiStreamingServer[linkv1.AttachRequest, linkv1.AttachResponse], c *cuttable, from *peer.Peer) (h session.Hello, identity string, began time.Time, err error) {
+	leave, err := g.threshold.enter(from, g.cfg.MaxGreeting)
+	if err != nil {
+		return h, "", began, err
+	}
+	defer leave()
+	late := time.AfterFunc(g.cfg.HelloTimeout, func() {
+		rpc.SetTrailer(because(errHello))
+		c.cut(errHello)
+	})
+	m, err := rpc.Recv()
+	late.Stop()
+	if err != nil {
+		return h, "", began, causeOf(rpc.Context(), err)
+	}
+	began = time.Now()
+	h, err = session.ParseHello(m.GetHello())
+	if err != nil {
+		return h, "", began, err
+	}
+	identity, err = g.authenticate(from, h.Agent, h.Credential)
+	if err != nil {
+		return h, "", began, err
+	}
+	return h, identity, began, nil
+}
+
 // A binding is what a session is bound to for life, and what its controller says now.
 type binding struct {
 	p           *partition
 	view        view
-	down        bridge.Topic
+	down        envelope.TopicID
 	incarnation envelope.Incarnation
 	start       envelope.Position
 	lost        bool // the position is of a log that is no more
@@ -158,7 +172,7 @@ func (g *Gateway) bind(ctx context.Context, h *session.Hello, identity string) (
 		return b, nil, err
 	}
 	b.view, b.incarnation, b.start = v, h.Incarnation, h.Start
-	b.down = bridge.Topic{Name: c.topics.Down, ID: v.down, Partitions: v.partitions}
+	b.down = v.down
 	if !h.Resume() {
 		index = envelope.PartitionOf(envelope.SlotOf(h.Agent, h.ID()), v.partitions)
 		b.p = c.partition(index)
@@ -179,13 +193,14 @@ func (g *Gateway) bind(ctx context.Context, h *session.Hello, identity string) (
 	}
 	if h.Start.Topic != v.down || index >= v.partitions {
 		// The heartbeat read here may be old; the broker knows.
-		b.down, err = g.k.Topic(ctx, c.topics.Down)
+		down, err := g.k.Topic(ctx, c.topics.Down)
 		if err != nil {
 			return b, nil, err
 		}
-		b.lost = h.Start.Topic != b.down.ID || index >= b.down.Partitions
+		b.down = down.ID
+		b.lost = h.Start.Topic != down.ID || index >= down.Partitions
 		if seeded.On(seeded.ForeignPosition) && b.lost {
-			b.lost, index = false, index%b.down.Partitions
+			b.lost, index = false, index%down.Partitions
 		}
 	}
 	b.p = c.partition(index)
@@ -205,7 +220,7 @@ func (s *stream) attach(h *session.Hello, b *binding) (how string, err error) {
 	if b.lost {
 		s.feed.fail(bridge.ErrTopicChanged)
 		how = "kafka"
-	} else if how, err = s.feed.follow(s, b.down, b.p.index, position); err != nil {
+	} else if how, err = s.feed.follow(s, b.down, position); err != nil {
 		return "", err
 	}
 	if !h.Resume() {

@@ -25,6 +25,7 @@ type Config struct {
 
 	MaxSessions int // sessions attached at once; 0: 20,000. Above: RESOURCE_EXHAUSTED
 	MaxStreams  int // streams and connections at once, greeted or not; 0: MaxSessions + 4,096. Above: RESOURCE_EXHAUSTED, or the connection is closed
+	MaxGreeting int // streams of one address that have not proved who they are; 0: 1,024. Above: RESOURCE_EXHAUSTED
 	QueueBytes  int // that wait per up partition; 0: the bridge's. At the bound its agents are not read
 	CacheBytes  int // of recent down records over all sessions; 0: 64 MiB. Above: the tails used least go and are read again from Kafka when wanted
 	ReplayScans int // backlogs read from Kafka at once; 0: the bridge's. Others wait
@@ -77,6 +78,7 @@ func (cfg Config) resolve() (Config, error) {
 	}
 	or(&cfg.MaxSessions, 20_000)
 	or(&cfg.MaxStreams, cfg.MaxSessions+4096)
+	or(&cfg.MaxGreeting, 1024)
 	or(&cfg.CacheBytes, 64<<20)
 	or(&cfg.Controllers, 256)
 	or(&cfg.Heartbeat, 5*time.Second)

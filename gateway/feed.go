@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -26,26 +27,25 @@ import (
 // there are none. A record that finds too much waiting is refused: the feed is
 // parked until all that waits is taken.
 type feed struct {
-	g  *Gateway
 	id envelope.SessionID
+	p  *partition
 
 	turn sync.Mutex // held over every change of sub
 
-	mu        sync.Mutex   // the session's lock: guards the following, s's state and s's Relay
-	s         *stream      // the stream that is served; nil: none, the feed lingers
-	sub       subscription // nil: nothing is read
-	down      bridge.Topic
-	partition int32
-	cursor    int64
-	last      int64
-	end       int64
-	lag       int           // bytes between cursor and last, about
-	parked    bool          // the subscription waits for Resume
-	direct    int           // so many records go past the cache, one at a time
-	single    []byte        // the one at cursor, if direct
-	failed    error         // the subscription's end
-	gone      bool          // retired: no longer among the gateway's feeds
-	until     time.Duration // lingers until then
+	mu     sync.Mutex       // the session's lock: guards the following, s's state and s's Relay
+	s      *stream          // the stream that is served; nil: none, the feed lingers
+	sub    subscription     // nil: nothing is read
+	topic  envelope.TopicID // of the down log
+	cursor int64
+	last   int64
+	end    int64
+	failed error         // the subscription's end
+	until  time.Duration // lingers until then
+	single []byte        // the record at cursor, if direct
+	lag    int32         // bytes between cursor and last, about
+	direct int8          // so many records go past the cache, one at a time
+	parked bool          // the subscription waits for Resume
+	gone   bool          // dropped: no longer among the gateway's feeds
 }
 
 // A lingering is a feed without a stream. It is over if the feed's until is another.
@@ -54,6 +54,8 @@ type lingering struct {
 	until time.Duration
 }
 
+func (f *feed) gateway() *Gateway { return f.p.c.g }
+
 // claim makes s the session's stream, and cuts an older one.
 func (s *stream) claim() error {
 	g, id := s.g, s.relay.ID()
@@ -61,7 +63,7 @@ func (s *stream) claim() error {
 		g.mu.Lock()
 		f := g.feeds[id]
 		if f == nil {
-			f = &feed{g: g, id: id}
+			f = &feed{id: id, p: s.p}
 			g.feeds[id] = f
 		}
 		g.mu.Unlock()
@@ -69,6 +71,10 @@ func (s *stream) claim() error {
 		if f.gone {
 			f.mu.Unlock()
 			continue
+		}
+		if f.p != s.p { // the ticket says which, so only an insecure gateway gets here
+			f.mu.Unlock()
+			return fmt.Errorf("%w: the session is in another partition", session.ErrViolation)
 		}
 		if old := f.s; old != nil {
 			if old.relay.Attempt() >= s.relay.Attempt() {
@@ -87,7 +93,7 @@ func (s *stream) claim() error {
 
 // follow lets s take everything of the session from `from` on: out of the
 // cache if it is all there ("memory"), else read from Kafka.
-func (f *feed) follow(s *stream, down bridge.Topic, partition int32, from int64) (how string, err error) {
+func (f *feed) follow(s *stream, topic envelope.TopicID, from int64) (how string, err error) {
 	f.turn.Lock()
 	defer f.turn.Unlock()
 	f.mu.Lock()
@@ -95,13 +101,13 @@ func (f *feed) follow(s *stream, down bridge.Topic, partition int32, from int64)
 		f.mu.Unlock()
 		return "", session.ErrTakenOver
 	}
-	if f.sub != nil && f.failed == nil && f.down.ID == down.ID && f.partition == partition && f.covers(from) {
+	if f.sub != nil && f.failed == nil && f.topic == topic && f.covers(from) {
 		f.cursor, f.lag = from, 0
 		f.mu.Unlock()
 		return "memory", nil
 	}
 	f.direct = 0
-	f.down, f.partition = down, partition
+	f.topic = topic
 	f.subscribe(from)
 	return "kafka", nil
 }
@@ -114,7 +120,7 @@ func (f *feed) covers(from int64) bool {
 	if f.last <= from && from <= f.end {
 		return true
 	}
-	_, _, ok := f.g.cache.After(f.id, from)
+	_, _, ok := f.gateway().cache.After(f.id, from)
 	return ok
 }
 
@@ -134,9 +140,9 @@ func (f *feed) subscribe(from int64) {
 	}
 	f.cursor, f.last, f.end = from, from, from
 	f.lag, f.parked, f.failed, f.single = 0, false, nil, nil
-	f.g.cache.Start(f.id, from)
+	f.gateway().cache.Start(f.id, from)
 	f.mu.Unlock()
-	sub := f.g.k.Tail(f.down, f.partition).Subscribe(f.id, from, f)
+	sub := f.p.tail(f.topic).Subscribe(f.id, from, f)
 	f.mu.Lock()
 	f.sub = sub
 	f.mu.Unlock()
@@ -147,7 +153,7 @@ func (f *feed) subscribe(from int64) {
 // on. f.mu is held, and held again
 // at return.
 func (f *feed) again(s *stream) {
-	f.g.metrics.reread.Inc()
+	f.gateway().metrics.reread.Inc()
 	if seeded.On(seeded.EvictedNotReread) {
 		f.cursor, f.lag = f.last, 0
 		return
@@ -167,7 +173,7 @@ func (f *feed) again(s *stream) {
 
 // restart is the seeded defect of a start position taken too late.
 func (f *feed) restart(s *stream) {
-	_, end, err := f.g.k.Bounds(f.g.ctx, f.down.Name, f.partition)
+	_, end, err := f.gateway().k.Bounds(f.gateway().ctx, f.p.c.topics.Down, f.p.index)
 	if err != nil {
 		return
 	}
@@ -195,9 +201,9 @@ func (f *feed) Record(offset int64, value []byte) bool {
 			s.cut(session.ErrTakenOver) // at once, not behind what waits for a slow agent
 		}
 	}
-	if f.lag > f.g.lagLimit() {
+	if int(f.lag) > f.gateway().lagLimit() {
 		f.parked = true
-		f.g.metrics.parked.Inc()
+		f.gateway().metrics.parked.Inc()
 		return false
 	}
 	if f.direct > 0 {
@@ -207,7 +213,7 @@ func (f *feed) Record(offset int64, value []byte) bool {
 		}
 		f.single = slices.Clone(value)
 		f.cursor, f.last, f.end = offset, offset+1, offset+1
-		f.g.cache.Start(f.id, f.end)
+		f.gateway().cache.Start(f.id, f.end)
 		if f.s != nil {
 			f.s.kick()
 		}
@@ -216,10 +222,10 @@ func (f *feed) Record(offset int64, value []byte) bool {
 	if f.cursor >= f.last {
 		f.cursor = max(f.cursor, f.end) // nothing stands in between, and the cache need not know
 	}
-	f.g.cache.Append(f.id, offset, value)
+	f.gateway().cache.Append(f.id, offset, value)
 	f.last = offset + 1
 	f.end = max(f.end, f.last)
-	f.lag += len(value)
+	f.lag += int32(len(value))
 	if f.s != nil {
 		f.s.kick()
 	}
@@ -239,7 +245,7 @@ func (f *feed) Advanced(next int64) {
 		return
 	}
 	f.end = next
-	f.g.cache.Advance(f.id, next)
+	f.gateway().cache.Advance(f.id, next)
 }
 
 // Failed is called by the bridge when the log cannot be read on.

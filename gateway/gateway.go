@@ -41,15 +41,16 @@ type Gateway struct {
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup // what runs in the background
 
-	draining atomic.Bool
-	closing  atomic.Bool
-	killed   atomic.Bool
-	streams  atomic.Int64 // open, greeted or not
-	sessions atomic.Int64 // places taken; at most MaxSessions
-	conns    atomic.Int64
-	inFlight atomic.Int64 // produces without an outcome
-	beats    beats
-	burst    burst
+	draining  atomic.Bool
+	closing   atomic.Bool
+	killed    atomic.Bool
+	streams   atomic.Int64 // open, greeted or not
+	sessions  atomic.Int64 // places taken; at most MaxSessions
+	conns     atomic.Int64
+	inFlight  atomic.Int64 // produces without an outcome
+	beats     beats
+	burst     burst
+	threshold threshold
 
 	mu          sync.Mutex // guards the following
 	feeds       map[envelope.SessionID]*feed

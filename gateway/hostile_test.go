@@ -113,7 +113,7 @@ func TestTicketsExpireAndKeysRotate(t *testing.T) {
 		a.attach(forgot)
 		a.drop()
 		a.want("hint", envelope.Detached)
-		time.Sleep(time.Hour + time.Minute)
+		a.hello.Ticket = Ring{Current: fresh}.ticket(&claim{a.id, "a1", "test", 0, r.inc}, time.Now().Add(-time.Hour-time.Minute))
 		a.dial(rolled)
 		a.wantEnd(codes.PermissionDenied)
 	})
@@ -231,6 +231,26 @@ func TestOpensWithoutHelloAreBounded(t *testing.T) {
 		if n := counted(g.metrics.refused, "hello"); n != 15 {
 			t.Errorf("%v streams without Hello counted, want 15", n)
 		}
+	})
+}
+
+func TestOneAddressCannotTakeAllPlaces(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(func(cfg *Config) { cfg.MaxGreeting = 3 })
+		defer g.shut()
+		g.threshold.waiting = map[string]int{"192.0.2.1": 3}
+		a := r.agent("a1").open(g)
+		for range 3 {
+			r.agent("idle").raw(g, nil)
+		}
+		time.Sleep(time.Second)
+		late := r.agent("late")
+		late.raw(g, nil)
+		late.wantEnd(codes.ResourceExhausted)
+		a.say(envelope.Accept, 1, "")
+		a.wantFrame("untouched", envelope.Accept, "")
+		time.Sleep(10 * time.Second)
+		r.agent("a2").open(g)
 	})
 }
 

@@ -94,7 +94,7 @@ func TestKafkaOutageEndsNobody(t *testing.T) {
 		if why := g.unready(); why == "" {
 			t.Error("ready without Kafka")
 		}
-		time.Sleep(10 * time.Minute)
+		time.Sleep(2 * time.Minute)
 		f.Remove()
 		a.want("the frame of the outage", envelope.Data)
 		a.wantPersisted(2)
@@ -172,10 +172,8 @@ func TestSlowAgentIsReadAgainFromKafka(t *testing.T) {
 		defer g.shut()
 		a := r.agent("a1")
 		a.attach(g)
-		stuck := a.stream // nobody receives: HTTP/2's window fills
-		_ = stuck
 		big := strings.Repeat("x", 8<<10)
-		for i := range 400 {
+		for i := range 150 {
 			rec := a.record(envelope.Data, uint64(i+1), big)
 			if i == 0 {
 				rec.Kind = envelope.Accept
@@ -189,7 +187,7 @@ func TestSlowAgentIsReadAgainFromKafka(t *testing.T) {
 			t.Errorf("the cache holds %d bytes", n)
 		}
 		a.wantFrame("accept", envelope.Accept, "")
-		for range 399 {
+		for range 149 {
 			a.wantFrame("all of it comes, in order", envelope.Data, big)
 		}
 	})

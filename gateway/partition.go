@@ -36,6 +36,11 @@ type asking struct {
 	err  error
 }
 
+// tail returns the shared reading of the down partition.
+func (p *partition) tail(topic envelope.TopicID) tail {
+	return p.c.g.k.Tail(bridge.Topic{Name: p.c.topics.Down, ID: topic}, p.index)
+}
+
 func (p *partition) add(s *stream) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -62,11 +67,10 @@ func (p *partition) appendStreams(all []*stream) []*stream {
 // good, for nothing of the session can stand before its OPEN; so a thousand
 // agents that come at once cost one question, and none while the partition is
 // followed.
-func (p *partition) start(ctx context.Context, t bridge.Topic) (int64, error) {
-	if next, ok := p.c.g.k.Tail(t, p.index).Next(); ok {
+func (p *partition) start(ctx context.Context, down envelope.TopicID) (int64, error) {
+	if next, ok := p.tail(down).Next(); ok {
 		return next, nil
 	}
-	down := t.ID
 	p.mu.Lock()
 	if p.endOf == down && p.c.g.now()-p.ended < endFor {
 		defer p.mu.Unlock()

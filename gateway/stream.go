@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,7 +32,7 @@ type stream struct {
 	spoke wheelLink // guarded by the wheel
 
 	// Guarded by feed.mu.
-	relay    *session.Relay
+	relay    session.Relay
 	welcomed bool
 	working  bool          // a worker runs
 	idle     chan struct{} // closed when it ends; made by who waits for that
@@ -117,19 +118,50 @@ func (s *stream) take(m *linkv1.AttachRequest) error {
 	return s.produceNews()
 }
 
+// An upFrame is one up frame on its way to Kafka, used again and again.
+type upFrame struct {
+	s     *stream
+	rec   envelope.Record
+	seq   uint64
+	began time.Time                     // zero: not sampled
+	done  func(offset int64, err error) // outcome, bound once
+}
+
+var upFrames sync.Pool // of *upFrame
+
+// sampleEvery is how many frames share one measurement of their way.
+const sampleEvery = 64
+
 // produce queues an up frame. Frames come from one goroutine, so they are
 // queued in order.
 func (s *stream) produce(now time.Time, rec *envelope.Record) {
-	if rec.Kind == envelope.Open {
-		rec.Appendix = s.verified()
+	u, ok := upFrames.Get().(*upFrame)
+	if !ok {
+		u = new(upFrame)
+		u.done = u.outcome
 	}
-	seq, sampled := rec.Seq, rec.Seq%64 == 0
-	s.g.put(s.p, rec.Session, rec, func(offset int64, err error) {
-		if sampled && err == nil {
-			s.g.metrics.persistSeconds.Observe(time.Since(now).Seconds())
-		}
-		s.produced(seq, offset, err)
-	})
+	u.s, u.rec, u.seq, u.began = s, *rec, rec.Seq, time.Time{}
+	if rec.Kind == envelope.Open {
+		u.rec.Appendix = s.verified()
+	}
+	if rec.Seq%sampleEvery == 0 {
+		u.began = now
+	}
+	s.g.inFlight.Add(1)
+	s.p.queue.Put(rec.Session, &u.rec, u.done) // which has encoded it when it returns
+}
+
+func (u *upFrame) outcome(offset int64, err error) {
+	s, seq, began := u.s, u.seq, u.began
+	u.s, u.rec = nil, envelope.Record{}
+	upFrames.Put(u)
+	s.g.inFlight.Add(-1)
+	if err != nil {
+		s.g.metrics.produceErrors.Inc()
+	} else if !began.IsZero() {
+		s.g.metrics.persistSeconds.Observe(time.Since(began).Seconds())
+	}
+	s.produced(seq, offset, err)
 }
 
 // produced takes Kafka's answer for an up frame.

@@ -105,7 +105,7 @@ func (s *stream) pass(offset int64, raw []byte) bool {
 	if s.over || f.s != s {
 		return false
 	}
-	f.lag = max(f.lag-len(raw), 0)
+	f.lag = max(f.lag-int32(len(raw)), 0)
 	f.cursor = offset + 1
 	rec, err := envelope.Parse(raw)
 	if err != nil {
@@ -149,27 +149,33 @@ func (s *stream) lose() {
 	})
 }
 
-// A downFrame is a frame message in one piece, used again and again.
-type downFrame struct {
-	response linkv1.AttachResponse
-	choice   linkv1.AttachResponse_Frame
-	frame    linkv1.Frame
+// A downMessage is a frame message and a heartbeat message, each in one piece,
+// used again and again.
+type downMessage struct {
+	response    linkv1.AttachResponse
+	asFrame     linkv1.AttachResponse_Frame
+	frame       linkv1.Frame
+	asHeartbeat linkv1.AttachResponse_Heartbeat
+	heartbeat   linkv1.Heartbeat
+	position    linkv1.Position
+	topic       envelope.TopicID
 }
 
-var downFrames = sync.Pool{New: func() any {
-	d := new(downFrame)
-	d.choice.Frame = &d.frame
-	d.response.Message = &d.choice
+var downMessages = sync.Pool{New: func() any {
+	d := new(downMessage)
+	d.asFrame.Frame, d.asHeartbeat.Heartbeat = &d.frame, &d.heartbeat
+	d.position.TopicId = d.topic[:]
 	return d
 }}
 
 func (s *stream) sendFrame(fr session.Frame) bool {
-	d := downFrames.Get().(*downFrame)
+	d := downMessages.Get().(*downMessage)
 	d.frame.Seq, d.frame.Kind, d.frame.Payload = fr.Seq, linkv1.FrameKind(fr.Kind), fr.Payload
 	d.frame.Delivered, d.frame.Persisted = fr.Delivered, fr.Persisted
+	d.response.Message = &d.asFrame
 	ok := s.send(&d.response) // encoded when it returns
 	d.frame.Payload = nil
-	downFrames.Put(d)
+	downMessages.Put(d)
 	if ok {
 		s.g.metrics.downFrames.Inc()
 		s.g.metrics.downBytes.Add(float64(len(fr.Payload)))
@@ -178,7 +184,7 @@ func (s *stream) sendFrame(fr session.Frame) bool {
 }
 
 // sendHeartbeat sends a heartbeat if one is due. False: none was.
-func (s *stream) sendHeartbeat() bool {
+func (s *stream) sendHeartbeat() (sent bool) {
 	h, ok := s.relay.PendingHeartbeat(time.Now())
 	if !ok {
 		return false
@@ -195,7 +201,19 @@ func (s *stream) sendHeartbeat() bool {
 		s.g.cache.Trim(s.feed.id, s.told)
 		s.told = h.Position.Offset
 	}
-	return s.send(&linkv1.AttachResponse{Message: &linkv1.AttachResponse_Heartbeat{Heartbeat: session.HeartbeatMessage(h)}})
+	d := downMessages.Get().(*downMessage)
+	d.heartbeat.Persisted, d.heartbeat.Delivered = h.Persisted, h.Delivered
+	d.heartbeat.Probe, d.heartbeat.Paused, d.heartbeat.Ticket = h.Probe, h.Paused, h.Ticket
+	d.heartbeat.Position = nil
+	if h.Position != (envelope.Position{}) {
+		d.topic, d.position.Partition, d.position.Offset = h.Position.Topic, h.Position.Partition, h.Position.Offset
+		d.heartbeat.Position = &d.position
+	}
+	d.response.Message = &d.asHeartbeat
+	sent = s.send(&d.response)
+	d.heartbeat.Ticket = nil
+	downMessages.Put(d)
+	return sent
 }
 
 // send sends m without the lock, which is held before and after. False: the
