@@ -3,10 +3,13 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/netip"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/moorage-dev/moorage/proto/envelope"
@@ -235,23 +238,37 @@ func TestOpensWithoutHelloAreBounded(t *testing.T) {
 }
 
 func TestOneAddressCannotTakeAllPlaces(t *testing.T) {
-	story(t, func(r *rig) {
-		g := r.gateway(func(cfg *Config) { cfg.MaxGreeting = 3 })
-		defer g.shut()
-		g.threshold.waiting = map[string]int{"192.0.2.1": 3}
-		a := r.agent("a1").open(g)
-		for range 3 {
-			r.agent("idle").raw(g, nil)
+	var th threshold
+	from := func(s string) *peer.Peer {
+		return &peer.Peer{Addr: net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s))}
+	}
+	var leaves []func()
+	for i := range 3 {
+		leave, err := th.enter(from(fmt.Sprintf("192.0.2.1:%d", i+1)), 3)
+		if err != nil {
+			t.Fatal(err)
 		}
-		time.Sleep(time.Second)
-		late := r.agent("late")
-		late.raw(g, nil)
-		late.wantEnd(codes.ResourceExhausted)
-		a.say(envelope.Accept, 1, "")
-		a.wantFrame("untouched", envelope.Accept, "")
-		time.Sleep(10 * time.Second)
-		r.agent("a2").open(g)
-	})
+		leaves = append(leaves, leave)
+	}
+	if _, err := th.enter(from("192.0.2.1:9"), 3); judge(err).code != codes.ResourceExhausted {
+		t.Errorf("a fourth: %v", err)
+	}
+	leave, err := th.enter(from("[2001:db8::1]:9"), 3)
+	if err != nil {
+		t.Errorf("another address: %v", err)
+	}
+	leave()
+	leaves[0]()
+	leaves[0]() // again, to no effect
+	if leave, err = th.enter(from("192.0.2.1:9"), 3); err != nil {
+		t.Errorf("after one left: %v", err)
+	}
+	leave()
+	leaves[1]()
+	leaves[2]()
+	if n := len(th.waiting); n > 0 {
+		t.Errorf("%d addresses remembered", n)
+	}
 }
 
 func TestConnectionsAreBounded(t *testing.T) {
