@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -251,6 +252,10 @@ func (a *agent) sendKind(kind linkv1.FrameKind, payload []byte) error {
 	a.forgetLocked()
 	a.said = time.Now()
 	if err := a.stream.Send(&linkv1.AttachRequest{Message: &linkv1.AttachRequest_Frame{Frame: f}}); err != nil {
+		if err == io.EOF { // the receiving half knows why
+			<-a.gone
+			err = a.err
+		}
 		return fmt.Errorf("agent %s: send: %w", a.name, err)
 	}
 	return nil

@@ -153,12 +153,19 @@ func (b *bench) compare(ctx context.Context, todo []row, systems []*system) erro
 			return err
 		}
 	}
+	var failures []error
 	for _, row := range todo {
 		for pair := range b.pairs {
 			for _, s := range systems {
 				f, err := b.once(ctx, row, s)
-				if err != nil {
-					return fmt.Errorf("bench: %s on %s: %w", row.name, s.name, err)
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				if err != nil { // the other rows are worth having
+					err = fmt.Errorf("bench: %s on %s: %w", row.name, s.name, err)
+					fmt.Fprintln(os.Stderr, err)
+					failures = append(failures, err)
+					continue
 				}
 				if f == nil {
 					continue // the row does not concern this system
@@ -172,7 +179,7 @@ func (b *bench) compare(ctx context.Context, todo []row, systems []*system) erro
 		}
 	}
 	rs.write(os.Stdout)
-	return nil
+	return errors.Join(failures...)
 }
 
 func (b *bench) once(ctx context.Context, row row, s *system) (figures, error) {
