@@ -109,9 +109,6 @@ func (c *Conn) sendErr() error {
 
 // room returns how many bytes may be joined now.
 func (c *Conn) room() int {
-	if c.cfg.End.Undelivered() >= maxUndelivered {
-		return 0
-	}
 	return min(c.maxFrame(), c.cfg.End.Room()) - len(c.joined)
 }
 

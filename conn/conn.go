@@ -31,10 +31,6 @@ type Config struct {
 	Local, Remote net.Addr
 }
 
-// maxUndelivered bounds the frames on their way. A window counts bytes, and
-// an endless row of empty messages has none.
-const maxUndelivered = 16 << 10
-
 // A Conn is the application's end of one session.
 //
 // Its methods may be called concurrently, but for Changed, which is the

@@ -31,7 +31,7 @@ func (c *Conn) Send(ctx context.Context, p []byte) error {
 			return false, nil
 		}
 		c.cut() // bytes written before come before
-		if c.cfg.End.Undelivered() >= maxUndelivered || !c.cfg.End.CanWrite(len(p)) {
+		if !c.cfg.End.CanWrite(len(p)) {
 			return false, nil
 		}
 		c.cfg.End.Write(slices.Clone(p))

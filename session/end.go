@@ -35,11 +35,22 @@ type End struct {
 	ending        Ending
 }
 
-// CanWrite reports whether a data frame of n payload bytes may be written now.
-func (e *End) CanWrite(n int) bool { return e.out.Room(n) }
+// mostFrames returns how many frames may be undelivered within a window of so
+// many bytes. Bytes alone would let frames without payload pile up for ever.
+func mostFrames(window int) int { return max(window/64, 16) }
 
-// Room returns how many payload bytes may be written now.
-func (e *End) Room() int { return e.out.Free() }
+// CanWrite reports whether a data frame of n payload bytes may be written now.
+func (e *End) CanWrite(n int) bool {
+	return e.Undelivered() < mostFrames(e.out.Limit) && e.out.Room(n)
+}
+
+// Room returns how many payload bytes may be written now, in one frame.
+func (e *End) Room() int {
+	if e.Undelivered() >= mostFrames(e.out.Limit) {
+		return 0
+	}
+	return e.out.Free()
+}
 
 // Unpersisted returns the number of frames written and not known persisted.
 // While it is above zero, small writes are better joined than sent.
@@ -155,6 +166,9 @@ func (e *End) accept(f Frame) (fresh bool, err error) {
 		}
 		if e.inBytes > 0 && e.inBytes+len(f.Payload) > e.inLimit {
 			return false, violation("window of %d bytes overrun", e.inLimit)
+		}
+		if len(e.in) > mostFrames(e.inLimit) {
+			return false, violation("more than %d frames undelivered", mostFrames(e.inLimit))
 		}
 		e.inBytes += len(f.Payload)
 	case envelope.Fin:
