@@ -46,11 +46,11 @@ type Gateway struct {
 	killed    atomic.Bool
 	streams   atomic.Int64 // open, greeted or not
 	sessions  atomic.Int64 // places taken; at most MaxSessions
-	conns     atomic.Int64
 	inFlight  atomic.Int64 // produces without an outcome
 	beats     beats
 	burst     burst
 	threshold threshold
+	conns     conns
 
 	mu          sync.Mutex // guards the following
 	feeds       map[envelope.SessionID]*feed
@@ -129,7 +129,7 @@ func (g *Gateway) serverOptions() []grpc.ServerOption {
 
 // Serve accepts connections on lis until Drain, Close or Kill. It returns nil then.
 func (g *Gateway) Serve(lis net.Listener) error {
-	err := g.srv.Serve(&boundedListener{Listener: lis, g: g})
+	err := g.srv.Serve(g.conns.bound(lis, g.cfg.MaxStreams, g.metrics))
 	if g.closing.Load() || g.killed.Load() || err == grpc.ErrServerStopped {
 		return nil
 	}
@@ -156,6 +156,7 @@ func (g *Gateway) Kill() {
 	if g.closing.Swap(true) {
 		return
 	}
+	g.conns.closeAll() // first of all, so that nothing can be said any more
 	g.cancel(errClosing)
 	var wg sync.WaitGroup
 	wg.Go(func() { g.k.Close() })
@@ -219,42 +220,4 @@ func (g *Gateway) attached() []*stream {
 		f.mu.Unlock()
 	}
 	return all
-}
-
-// A boundedListener closes connections above the bound as soon as they come:
-// whoever waits to be accepted would wait for others to leave.
-type boundedListener struct {
-	net.Listener
-	g *Gateway
-}
-
-func (l *boundedListener) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if l.g.conns.Add(1) > int64(l.g.cfg.MaxStreams) {
-			l.g.conns.Add(-1)
-			l.g.metrics.connRefused.Inc()
-			c.Close()
-			continue
-		}
-		l.g.metrics.connections.Inc()
-		return &countedConn{Conn: c, g: l.g}, nil
-	}
-}
-
-type countedConn struct {
-	net.Conn
-	g      *Gateway
-	closed atomic.Bool
-}
-
-func (c *countedConn) Close() error {
-	if !c.closed.Swap(true) {
-		c.g.conns.Add(-1)
-		c.g.metrics.connections.Dec()
-	}
-	return c.Conn.Close()
 }

@@ -192,7 +192,7 @@ func TestGarbageConnectionsAreClosed(t *testing.T) {
 			conn.Close()
 		}
 		time.Sleep(time.Second)
-		if n := g.conns.Load(); n > 0 {
+		if n := len(g.conns.open); n > 0 {
 			t.Errorf("%d connections left", n)
 		}
 		r.agent("a1").open(g)

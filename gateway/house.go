@@ -14,7 +14,7 @@ import (
 type beats struct {
 	count   uint64       // written; keepHouse's own
 	waiting atomic.Int64 // without an outcome
-	acked   atomic.Int64 // when the last was acknowledged, as Gateway.now; 0: none was
+	acked   atomic.Int64 // when the last was acknowledged, as Gateway.now, and 1 ns more; 0: none was
 }
 
 // maxBeatsWaiting heartbeats are enough to find out that Kafka is back.
@@ -76,7 +76,7 @@ func (g *Gateway) beat() {
 			g.metrics.beatsFailed.Inc()
 			return
 		}
-		g.beats.acked.Store(int64(g.now()))
+		g.beats.acked.Store(int64(g.now()) + 1)
 		for _, c := range g.everyController() {
 			c.beat()
 		}
