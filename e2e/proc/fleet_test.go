@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/moorage-dev/moorage/bridge"
 )
 
 // A fleet is the processes around one controller, and the Kafka below them.
@@ -22,7 +24,8 @@ type fleet struct {
 
 	gateways map[string]*gateway // by name; names are never used again
 
-	processes []*process // all, in the order of their starts
+	processes   []*process // all, in the order of their starts
+	shimProcess *process   // the one shim, if there is one
 }
 
 // A gateway is one life of a gateway process.
@@ -42,10 +45,13 @@ func newFleet(t *testing.T, program string, kafka []string, create ...string) *f
 	return f
 }
 
+// bridge is how the test itself reaches the fleet's Kafka.
+func (f *fleet) bridge() bridge.Config { return bridge.Config{Brokers: strings.Split(f.kafka, ",")} }
+
 // newSingle is a fleet over the shared single node.
 func newSingle(t *testing.T) *fleet {
 	t.Helper()
-	program, err := binary()
+	program, err := ordinary()
 	must(t, err)
 	return newFleet(t, program, oneKafka.start(t).Addrs(), "--single-broker")
 }
@@ -97,6 +103,7 @@ func (f *fleet) shim(service string, places ...string) string {
 	p := f.start("shim", "shim", "--gateway", strings.Join(places, ","), "--controller", f.controller,
 		"--agent", "agent-"+service, "--insecure", "--forward", local+"="+service)
 	p.waitSaid("shim: listening", 30*time.Second)
+	f.shimProcess = p
 	return local
 }
 

@@ -4,12 +4,15 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/moorage-dev/moorage/broker"
 )
@@ -21,6 +24,10 @@ var work string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	// Tests that run in parallel spend their time waiting for others' timers.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err) // the testing package has lost its flag
+	}
 	os.Exit(run(m))
 }
 
@@ -31,12 +38,18 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(work)
-	defer oneKafka.close()
-	return m.Run()
+	code := m.Run()
+	oneKafka.close()
+	http.DefaultClient.CloseIdleConnections()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
 }
 
-// binary is the program under test, built once for the run.
-var binary = sync.OnceValues(func() (string, error) { return build("moorage") })
+// ordinary is the program under test, built once for the run.
+var ordinary = sync.OnceValues(func() (string, error) { return build("moorage") })
 
 // racing is the same with the race detector in it.
 var racing = sync.OnceValues(func() (string, error) { return build("moorage-race", "-race") })

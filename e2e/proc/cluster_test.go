@@ -1,0 +1,264 @@
+package proc_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/moorage-dev/moorage/broker"
+)
+
+// partitions of a controller's topics, as topics create makes them.
+const partitions = 16
+
+// Three brokers lose one of them, in three ways.
+func TestThreeBrokers(t *testing.T) {
+	k := startCluster(t)
+	t.Run("leaders die one after the other", func(t *testing.T) { leadersDie(t, k.in(t)) })
+	t.Run("a frozen leader holds up its own only", func(t *testing.T) { leaderFreezes(t, k.in(t)) })
+	t.Run("a frozen replica loses nothing", func(t *testing.T) { replicaFreezes(t, k.in(t)) })
+}
+
+// Each broker in turn is killed under load, whatever it leads then, and comes
+// back before the next: up and down topics, heartbeats and the brokers' own
+// quorum all change hands.
+func leadersDie(t *testing.T, k *cluster) {
+	program, err := ordinary()
+	must(t, err)
+	f := newFleet(t, program, k.Addrs())
+	l := f.newLoad(f.gateway(freeAddress(t)).place, f.gateway(freeAddress(t)).place)
+	talks := l.openAll(24)
+	stop := steady(talks, 100*time.Millisecond)
+	pass(t, 2*time.Second)
+	for id := 1; id <= 3; id++ {
+		led := k.led(f.topic("up"), id) + k.led(f.topic("down"), id)
+		if led == 0 {
+			t.Errorf("node %d led nothing", id)
+		}
+		l.check.Fault(fmt.Sprintf("kill node %d", id))
+		begin := time.Now()
+		must(t, k.Kill(id))
+		pass(t, 5*time.Second)
+		must(t, k.Start(t.Context(), id))
+		k.wantInSync(f.topic("up"), f.topic("down"))
+		t.Logf("node %d led %d partitions; the longest wait of a message: %v", id, led, worst(talks, begin))
+		k.rebalance(f.topic("up"), f.topic("down"))
+	}
+	stop()
+	t.Logf("verdict:\n%v", l.wantClean(talks))
+}
+
+// One of three brokers freezes while each partition has one copy. What it leads
+// stands still; sessions on other leaders must hardly notice.
+func leaderFreezes(t *testing.T, k *cluster) {
+	program, err := ordinary()
+	must(t, err)
+	f := newFleet(t, program, k.Addrs(), "--replication", "1", "--single-broker")
+	l := f.newLoad(f.gateway(freeAddress(t)).place, f.gateway(freeAddress(t)).place)
+	talks := l.openAll(48)
+	const frozen = 2
+	var its, others []*talk
+	up, down := k.leaders(f.topic("up")), k.leaders(f.topic("down"))
+	for _, talk := range talks {
+		p := talk.partition(partitions)
+		if up[p] == frozen || down[p] == frozen {
+			its = append(its, talk)
+		} else {
+			others = append(others, talk)
+		}
+	}
+	if len(its) == 0 || len(others) == 0 {
+		t.Fatalf("%d sessions on node %d, %d on others", len(its), frozen, len(others))
+	}
+
+	rate := halfOfMaximum(t, talks)
+	stop := steady(talks, interval(talks, rate))
+	pass(t, 2*time.Second)
+	calmFrom := time.Now()
+	pass(t, 12*time.Second)
+	calmTo := time.Now()
+	l.check.Fault("freeze")
+	must(t, k.Pause(frozen))
+	pass(t, 12*time.Second)
+	frozenTo := time.Now()
+	must(t, k.Resume(frozen))
+	pass(t, 3*time.Second)
+	stop()
+
+	calm, cold := latencies(others, calmFrom, calmTo), latencies(others, calmTo, frozenTo)
+	t.Logf("at %.0f messages/s, half of the calm maximum, the %d sessions on other leaders had", rate, len(others))
+	t.Logf("calm:   p50 %v p99 %v of %d", quantile(calm, .5), quantile(calm, .99), len(calm))
+	t.Logf("frozen: p50 %v p99 %v of %d", quantile(cold, .5), quantile(cold, .99), len(cold))
+	t.Logf("the %d sessions on the frozen leader: longest wait %v", len(its), worst(its, calmTo))
+	if p, bound := quantile(cold, .99), 3*quantile(calm, .99); p > bound {
+		t.Errorf("p99 with a frozen broker is %v, want at most three times the calm one, %v", p, bound)
+	}
+	l.wantClean(talks)
+}
+
+// With three copies and acks=all every partition waits for the frozen replica
+// until the cluster gives it up; then all goes on, and nothing is lost.
+func replicaFreezes(t *testing.T, k *cluster) {
+	program, err := ordinary()
+	must(t, err)
+	f := newFleet(t, program, k.Addrs())
+	l := f.newLoad(f.gateway(freeAddress(t)).place, f.gateway(freeAddress(t)).place)
+	talks := l.openAll(48)
+	rate := halfOfMaximum(t, talks)
+	stop := steady(talks, interval(talks, rate))
+	pass(t, 4*time.Second)
+	begin := time.Now()
+	l.check.Fault("freeze")
+	must(t, k.Pause(3))
+	pass(t, 20*time.Second)
+	must(t, k.Resume(3))
+	pass(t, 5*time.Second)
+	stop()
+	t.Logf("at %.0f messages/s, half of the calm maximum, the stall was %v", rate, worst(talks, begin))
+	t.Logf("verdict:\n%v", l.wantClean(talks))
+}
+
+// tooLate is the p99 from which a load is more than the calm system can take.
+const tooLate = 250 * time.Millisecond
+
+// halfOfMaximum returns half of the largest load, in messages per second, that
+// the calm system carries in time: the load doubles until it is too much.
+func halfOfMaximum(t *testing.T, talks []*talk) (rate float64) {
+	t.Helper()
+	rate = 1000
+	steadyFor(t, talks, rate, 2*time.Second) // warms up
+	for {
+		p99 := steadyFor(t, talks, 2*rate, 2*time.Second)
+		t.Logf("%6.0f messages/s: p99 %v", 2*rate, p99)
+		if p99 > tooLate || rate > 100_000 {
+			return rate / 2
+		}
+		rate *= 2
+	}
+}
+
+// steadyFor carries a load for some time, until all of it has arrived.
+func steadyFor(t *testing.T, talks []*talk, rate float64, d time.Duration) (p99 time.Duration) {
+	t.Helper()
+	begin := time.Now()
+	stop := steady(talks, interval(talks, rate))
+	pass(t, d)
+	stop()
+	end := time.Now()
+	talks[0].l.wantAll(talks, 60*time.Second)
+	return quantile(latencies(talks, begin, end), .99)
+}
+
+// interval is each sender's, for a rate of all together.
+func interval(talks []*talk, rate float64) time.Duration {
+	return time.Duration(float64(2*len(talks)) / rate * float64(time.Second))
+}
+
+// worst is the longest that a message due after begin waited, so far.
+func worst(talks []*talk, begin time.Time) time.Duration {
+	return quantile(latencies(talks, begin, time.Now()), 1).Round(time.Millisecond)
+}
+
+// A cluster is three nodes, and what tests ask of them.
+type cluster struct {
+	*broker.Apache
+	t     *testing.T
+	admin *kgo.Client
+}
+
+func startCluster(t *testing.T) *cluster {
+	t.Helper()
+	a, err := broker.StartApache(t.Context(), broker.ApacheConfig{Nodes: 3, FastFailover: true})
+	must(t, err)
+	t.Cleanup(a.Close)
+	return &cluster{Apache: a, t: t, admin: newAdmin(t, a)}
+}
+
+// in is the same cluster in a test below.
+func (c *cluster) in(t *testing.T) *cluster { return &cluster{Apache: c.Apache, t: t, admin: c.admin} }
+
+// newAdmin is a client for what our own commands have no business with.
+func newAdmin(t *testing.T, a *broker.Apache) *kgo.Client {
+	t.Helper()
+	admin, err := kgo.NewClient(append(a.ClientOpts(""), kgo.MetadataMinAge(100*time.Millisecond))...)
+	must(t, err)
+	t.Cleanup(admin.Close)
+	return admin
+}
+
+// topic is the full name of one of a fleet's topics.
+func (f *fleet) topic(name string) string { return "moorage." + f.controller + "." + name }
+
+func (c *cluster) metadata(topic string) []kmsg.MetadataResponseTopicPartition {
+	c.t.Helper()
+	req := kmsg.NewPtrMetadataRequest()
+	rt := kmsg.NewMetadataRequestTopic()
+	rt.Topic = kmsg.StringPtr(topic)
+	req.Topics = append(req.Topics, rt)
+	resp, err := req.RequestWith(c.t.Context(), c.admin)
+	must(c.t, err)
+	must(c.t, kerr.ErrorForCode(resp.Topics[0].ErrorCode))
+	return resp.Topics[0].Partitions
+}
+
+// leaders of a topic's partitions.
+func (c *cluster) leaders(topic string) map[int32]int32 {
+	c.t.Helper()
+	leaders := map[int32]int32{}
+	for _, p := range c.metadata(topic) {
+		leaders[p.Partition] = p.Leader
+	}
+	return leaders
+}
+
+// led counts the partitions of a topic that a node leads.
+func (c *cluster) led(topic string, id int) (n int) {
+	c.t.Helper()
+	for _, leader := range c.leaders(topic) {
+		if leader == int32(id) {
+			n++
+		}
+	}
+	return n
+}
+
+// wantInSync waits until every replica has everything again: only then may the
+// next node die.
+func (c *cluster) wantInSync(topics ...string) {
+	c.t.Helper()
+	eventually(c.t, "all replicas are in sync", 60*time.Second, func() bool {
+		for _, topic := range topics {
+			for _, p := range c.metadata(topic) {
+				if len(p.ISR) < len(p.Replicas) {
+					return false
+				}
+			}
+		}
+		return true
+	})
+}
+
+// rebalance gives leadership back to the replicas it was given to first, as
+// Kafka does by itself every five minutes: so that the next to die leads.
+func (c *cluster) rebalance(topics ...string) {
+	c.t.Helper()
+	req := kmsg.NewPtrElectLeadersRequest()
+	req.TimeoutMillis = 10_000
+	for _, topic := range topics {
+		rt := kmsg.NewElectLeadersRequestTopic()
+		rt.Topic = topic
+		for p := range int32(partitions) {
+			rt.Partitions = append(rt.Partitions, p)
+		}
+		req.Topics = append(req.Topics, rt)
+	}
+	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
+	defer cancel()
+	_, err := req.RequestWith(ctx, c.admin) // a partition that needs none answers with an error of its own
+	must(c.t, err)
+}
