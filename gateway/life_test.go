@@ -166,30 +166,110 @@ func TestForeignTopicIsDataLoss(t *testing.T) {
 	})
 }
 
+// flood writes ACCEPT and n-1 frames of data down, and does not wait.
+func (a *agent) flood(n int, data string) {
+	for i := range n {
+		rec := a.record(envelope.Data, uint64(i+1), data)
+		if i == 0 {
+			rec.Kind = envelope.Accept
+		}
+		a.producer.Queue(a.names.Down, 0).Put(a.id, rec, func(int64, error) {})
+	}
+}
+
+func (a *agent) wantFlood(n int, data string) {
+	a.Helper()
+	a.wantFrame("accept", envelope.Accept, "")
+	for range n - 1 {
+		a.wantFrame("all of it comes, in order", envelope.Data, data)
+	}
+}
+
 func TestSlowAgentIsReadAgainFromKafka(t *testing.T) {
+	for desc, cache := range map[string]int{"a cache smaller than a frame's share": 32 << 10, "a small cache": 256 << 10, "an ample cache": 64 << 20} {
+		t.Run(desc, func(t *testing.T) {
+			story(t, func(r *rig) {
+				g := r.gateway(func(cfg *Config) { cfg.CacheBytes = cache })
+				defer g.shut()
+				big := strings.Repeat("x", 32<<10)
+				a := r.agent("slow")
+				a.gate = make(chan struct{})
+				a.attach(g)
+				a.alive()
+				a.flood(100, big)
+				other := r.agent("quick").open(g)
+				other.say(envelope.Accept, 1, "")
+				other.wantFrame("a slow agent disturbs no other", envelope.Accept, "")
+				time.Sleep(30 * time.Second)
+				if n, most := g.cache.Bytes(), min(cache, maxLag+1<<20); n > most {
+					t.Errorf("the cache holds %d bytes, want at most %d", n, most)
+				}
+				close(a.gate)
+				a.wantFlood(100, big)
+			})
+		})
+	}
+}
+
+func TestNewerStreamPassesAStuckOne(t *testing.T) {
 	story(t, func(r *rig) {
-		g := r.gateway(func(cfg *Config) { cfg.CacheBytes = 64 << 10 })
+		g := r.gateway(nil)
 		defer g.shut()
-		a := r.agent("a1")
+		big := strings.Repeat("x", 32<<10)
+		stuck := r.agent("stuck")
+		stuck.gate = make(chan struct{})
+		stuck.attach(g)
+		stuck.flood(100, big)
+		time.Sleep(time.Second)
+		began := time.Now()
+		a := *stuck
+		a.gate = nil
 		a.attach(g)
-		big := strings.Repeat("x", 8<<10)
-		for i := range 150 {
-			rec := a.record(envelope.Data, uint64(i+1), big)
-			if i == 0 {
-				rec.Kind = envelope.Accept
+		a.wantFlood(100, big)
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("the newer stream waited %v for the older one", took)
+		}
+		close(stuck.gate)
+		stuck.wantCut("taken-over")
+	})
+}
+
+func TestFullQueueStopsTheAgent(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(func(cfg *Config) { cfg.QueueBytes = 64 << 10 })
+		defer g.shut()
+		a := r.agent("a1").open(g)
+		f := r.kafka.ProduceFailed(-1)
+		big := []byte(strings.Repeat("x", 16<<10))
+		sent := make(chan struct{})
+		go func() {
+			defer close(sent)
+			for range 100 {
+				a.frame(envelope.Data, big)
 			}
-			a.producer.Queue(a.names.Down, 0).Put(a.id, rec, func(int64, error) {})
+		}()
+		time.Sleep(4 * time.Second)
+		if n := g.inFlight.Load(); n > 10 {
+			t.Errorf("%d records of 16 KiB are queued, at a bound of 64 KiB", n)
 		}
-		other := r.agent("a2").open(g)
-		other.say(envelope.Accept, 1, "")
-		other.wantFrame("a slow agent disturbs no other", envelope.Accept, "")
-		if n := g.cache.Bytes(); n > 64<<10 {
-			t.Errorf("the cache holds %d bytes", n)
+		paused := false
+		for began := time.Now(); time.Since(began) < time.Minute; {
+			h := a.next().GetHeartbeat()
+			if h == nil {
+				t.Fatalf("an agent that is not read is not dead: %v", a.why())
+			}
+			paused = paused || h.GetPaused()
 		}
-		a.wantFrame("accept", envelope.Accept, "")
-		for range 149 {
-			a.wantFrame("all of it comes, in order", envelope.Data, big)
+		if !paused {
+			t.Error("it is not told that it is not read")
 		}
+		f.Remove()
+		for i := range 100 {
+			if rec := a.want("all of it comes", envelope.Data); rec.Seq != uint64(i+2) {
+				t.Fatalf("frame %d, want %d", rec.Seq, i+2)
+			}
+		}
+		<-sent
 	})
 }
 

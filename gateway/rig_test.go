@@ -280,6 +280,7 @@ type agent struct {
 	downs  chan *linkv1.AttachResponse
 	err    error // why downs was closed
 	cutFor string
+	gate   chan struct{} // not nil: nothing is received after Welcome until it is closed
 }
 
 var agents byte
@@ -315,8 +316,12 @@ func (a *agent) raw(g *gate, first *linkv1.AttachRequest) {
 	a.stream, a.cancel = stream, cancel
 	downs := make(chan *linkv1.AttachResponse, 10_000)
 	a.downs = downs
+	gate := a.gate
 	go func() {
-		for {
+		for n := 0; ; n++ {
+			if n == 1 && gate != nil {
+				<-gate
+			}
 			m, err := stream.Recv()
 			if err != nil {
 				a.mu.Lock()
