@@ -131,10 +131,18 @@ func (a *agent) attach(ctx context.Context) error {
 
 // streamError is why a Send failed: grpc tells it to the receiver.
 func streamError(stream grpc.BidiStreamingClient[linkv1.AttachRequest, linkv1.AttachResponse], err error) error {
-	if _, recvErr := stream.Recv(); recvErr != nil {
-		return recvErr
+	for {
+		m, recvErr := stream.Recv()
+		if recvErr == io.EOF {
+			return err
+		}
+		if recvErr != nil {
+			return recvErr
+		}
+		if c := m.GetClose(); c != nil {
+			return fmt.Errorf("session ended: %v %s", c.Reason, c.Text)
+		}
 	}
-	return err
 }
 
 // receive takes what comes until the stream ends.

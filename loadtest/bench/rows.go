@@ -391,11 +391,9 @@ func partitionOf(name string) int32 {
 func cold(ctx context.Context, r *running) (figures, error) {
 	first, whole := newHistogram(), newHistogram()
 	for round := range r.bench.cold {
-		if round > 0 {
-			r.gateway.stop()
-			if err := r.startGateway(ctx); err != nil {
-				return nil, err
-			}
+		r.gateway.stop() // it follows a partition already, that of the probe
+		if err := r.startGateway(ctx); err != nil {
+			return nil, err
 		}
 		seen := map[int32]bool{}
 		for i := 0; len(seen) < baseline.Partitions; i++ {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"time"
 
 	"github.com/moorage-dev/moorage/loadtest/baseline"
 )
@@ -72,11 +73,34 @@ func (b *bench) up(ctx context.Context, s *system) (*running, error) {
 	if r.app, err = s.app(ctx, b); err != nil {
 		return nil, err
 	}
-	if err = r.startGateway(ctx); err != nil {
+	if err = r.startGateway(ctx); err == nil {
+		err = r.settled(ctx)
+	}
+	if err != nil {
 		r.down()
 		return nil, err
 	}
 	return r, nil
+}
+
+// settled waits until a session is accepted. An empty gateway may bind the
+// first ones to the application process of the run before, whose heartbeats it
+// reads first.
+func (r *running) settled(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for try := 0; ; try++ {
+		a := newAgent(r.addr, controllerName, fmt.Sprintf("probe-%d", try), baseline.Mode{Do: "sink"})
+		err := a.attach(ctx)
+		if err == nil {
+			err = a.until(ctx, func() bool { return a.received.Load() > 0 })
+			a.leave()
+		}
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		rest(ctx, 100*time.Millisecond)
+	}
 }
 
 func (r *running) startGateway(ctx context.Context) (err error) {
