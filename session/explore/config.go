@@ -16,6 +16,7 @@ type Config struct {
 	AnyGateway  bool // the agent side comes to either gateway; false: to one after the other
 	NoDetached  bool // streams end without DETACHED
 	AgentCloses bool // with CLOSE in place of a half-close
+	Linger      bool // the agent's application half-closes only when nothing else happens
 	Reject      bool // the controller's application rejects the session
 
 	Variant Variant

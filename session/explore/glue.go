@@ -80,7 +80,7 @@ func (w *world) readable(s *stream) kind {
 	case w.gates[s.gate].frozen || s.lost || s.closing || !s.relay.Welcomed():
 	case s.gen != l.gen && w.cfg.Variant != AnyTopic, at < l.base && w.cfg.Variant != ResetOldest, at > l.end() && w.cfg.Variant != AnyTopic:
 		return gapDown
-	case at < l.end() && at >= l.base:
+	case at < l.end():
 		return readDown
 	}
 	return nothing
@@ -110,7 +110,7 @@ func (w *world) runAgent() (moved bool) {
 			a.Write([]byte{byte(w.wrote)})
 			moved = true
 		}
-		if w.wrote == w.cfg.Up {
+		if w.wrote == w.cfg.Up && (w.finish || !w.cfg.Linger) {
 			if w.cfg.AgentCloses {
 				a.CloseSession(okEnding)
 			} else {
@@ -423,7 +423,7 @@ func (w *world) outcomeStream(s *stream, f *fly, err error) {
 			err, offset = nil, w.logs[up][f.part].end()
 		}
 		if w.cfg.Variant == AnyOrder && err == nil {
-			offset = w.logs[up][f.part].end() + int64(f.entry.rec.Seq)
+			offset = 1000 * int64(f.entry.rec.Seq)
 		}
 		err = s.relay.Produced(f.entry.rec.Seq, offset, err)
 	case attachedUse:
@@ -472,6 +472,10 @@ func (w *world) outcomeControl(f *fly, err error) {
 func (w *world) readDown(s *stream) {
 	l := &w.logs[down][s.part]
 	at := s.relay.Position()
+	if at < l.base {
+		s.relay.Advanced(l.base) // variant: from the oldest there is
+		return
+	}
 	e := l.recs[at-l.base]
 	if e.rec == nil || e.rec.Session != s.relay.ID() {
 		s.relay.Advanced(at + 1)
@@ -483,7 +487,7 @@ func (w *world) readDown(s *stream) {
 		c.Seq--
 		rec = &c
 	}
-	if w.cfg.Variant == NoStable {
+	if w.cfg.Variant == NoStable || w.cfg.Variant == ResetOldest {
 		c := *rec
 		c.Stable = 0
 		rec = &c
@@ -530,9 +534,14 @@ func (w *world) readUp(p *proc, part int) {
 		c.Incarnation = inc
 		rec = &c
 	}
-	if w.cfg.Variant == NoStable {
+	if w.cfg.Variant == NoStable || w.cfg.Variant == ResetOldest {
 		c := *rec
 		c.Stable = 0
+		rec = &c
+	}
+	if w.cfg.Variant == Events && p.ctl != nil && rec.Kind != envelope.Attached && rec.Kind != envelope.Detached {
+		c := *rec
+		c.Attempt = 0 // proves nothing
 		rec = &c
 	}
 	if rec.Kind == envelope.Lease {
@@ -594,6 +603,7 @@ func (w *world) runProc(p *proc) (moved bool) {
 	if c == nil {
 		return false
 	}
+	c.Settle(origin) // a back-off is over
 	part := int(c.Open().GetStartPosition().GetPartition())
 	for {
 		b, ok := c.Next()

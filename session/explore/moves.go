@@ -42,6 +42,7 @@ const (
 	unheard       // a: stream; the gateway finds it dead
 	lapse         // a: process; no lease came for too long
 	graceEnds     // a: process
+	finish        // the agent's application is done
 
 	// What may happen or not.
 	late // a: fly; a zombie reaches the log
@@ -77,7 +78,7 @@ var kindNames = [...]string{
 	"attach", "written", "answered", "agent side gets", "gateway reads", "gateway finds a gap", "controller starts", "controller reads",
 	"controller finds a gap", "controller finds itself superseded", "gateway learns of the newest incarnation", "agent side finds its stream dead",
 	"agent side reports alone", "agent side probes", "controller reports alone", "controller probes", "lease", "heartbeat",
-	"gateway finds its stream dead", "lease lapses", "grace is over", "written late", "gateway thaws", "",
+	"gateway finds its stream dead", "lease lapses", "grace is over", "agent's application is done", "written late", "gateway thaws",
 	"NOT written", "written, told that it failed", "told that it failed, may be written later", "written before its predecessor", "stream cut",
 	"stream half-open", "gateway killed", "gateway frozen", "controller killed", "controller superseded without knowing", "agent side gone",
 	"agent side may stay away", "newest record lost", "retention takes all", "topic created again", "log truncated by one", "partitions doubled",
@@ -186,7 +187,7 @@ func (w *world) idle(ms []move) []move {
 		if report {
 			ms = append(ms, move{kind: reportAgent})
 		}
-		if probe && w.agent.State() == session.AgentAttached && w.cfg.Variant != LoneOnce && w.cfg.Variant != NoStable {
+		if probe && w.agent.State() == session.AgentAttached && w.probes() {
 			ms = append(ms, move{kind: probeAgent})
 		}
 	}
@@ -198,7 +199,7 @@ func (w *world) idle(ms []move) []move {
 		if report {
 			ms = append(ms, move{kind: reportControl, a: int8(j)})
 		}
-		if probe && w.cfg.Variant != LoneOnce && w.cfg.Variant != NoStable {
+		if probe && !w.probed() && w.probes() {
 			ms = append(ms, move{kind: probeControl, a: int8(j)})
 		}
 		if w.gone || w.ended() || w.away && !w.attached() {
@@ -206,11 +207,14 @@ func (w *world) idle(ms []move) []move {
 				ms = append(ms, move{kind: lapse, a: int8(j)})
 			}
 		}
-		if w.gone || w.ended() || w.away && !w.attached() || w.cfg.Variant == Events {
+		if w.gone || w.ended() || w.away && !w.attached() || w.attached() && !slices.ContainsFunc(w.streams, w.leaseMatters) {
 			if detached {
 				ms = append(ms, move{kind: graceEnds, a: int8(j)})
 			}
 		}
+	}
+	if w.cfg.Linger && !w.finish && w.attached() {
+		ms = append(ms, move{kind: finish})
 	}
 	for i, s := range w.streams {
 		if w.gates[s.gate].frozen || !s.relay.Welcomed() || s.lost || s.closing {
@@ -229,6 +233,23 @@ func (w *world) idle(ms []move) []move {
 	return ms
 }
 
+// probes reports whether anybody asks for delivered.
+func (w *world) probes() bool {
+	v := w.cfg.Variant
+	return v != LoneOnce && v != NoStable && v != ResetOldest
+}
+
+// probed reports whether a probe stands last in the down log: one more would
+// change nothing for whoever reads it.
+func (w *world) probed() bool {
+	part := 0
+	if w.bound() {
+		part = int(w.agent.Start().Partition)
+	}
+	recs := w.logs[down][part].recs
+	return len(recs) > 0 && recs[len(recs)-1].rec != nil && recs[len(recs)-1].rec.Kind == envelope.Probe && (w.cur == nil || w.dead(w.cur))
+}
+
 // attached reports whether the agent side has a stream that works.
 func (w *world) attached() bool {
 	return w.cur != nil && !w.dead(w.cur) && !w.gates[w.cur.gate].frozen && w.cur.relay.Welcomed()
@@ -236,7 +257,7 @@ func (w *world) attached() bool {
 
 func (w *world) leaseMatters(s *stream) bool {
 	switch w.cfg.Variant {
-	case Events, LoneOnce, NoStable:
+	case Events, LoneOnce, NoStable, ResetOldest:
 		return false
 	}
 	persisted, delivered := s.relay.Heard()
@@ -404,6 +425,8 @@ func (w *world) do(m move) {
 		w.procs[a].ctl.Tick(origin.Add(session.LeaseFresh))
 	case graceEnds:
 		w.procs[a].ctl.Tick(origin.Add(grace))
+	case finish:
+		w.finish = true
 	case thaw:
 		w.thaw(a)
 	case FailProduce:
@@ -636,7 +659,7 @@ func (w *world) harm(k kind, dir int) {
 func (w *world) retainIdle() {
 	s := w.cur
 	l := &w.logs[down][s.part]
-	for s.relay.Position() == l.end() {
+	if s.relay.Position() == l.end() {
 		l.append(entry{})
 		s.relay.Advanced(l.end())
 	}
@@ -746,6 +769,9 @@ func (w *world) tell(m move) string {
 	case readDown:
 		s := w.streams[a]
 		l := &w.logs[down][s.part]
+		if s.relay.Position() < l.base {
+			return fmt.Sprintf("gateway %c, stream %d: goes on from the oldest", 'a'+s.gate, s.attempt)
+		}
 		return fmt.Sprintf("gateway %c, stream %d: reads %s", 'a'+s.gate, s.attempt, brief(l.recs[s.relay.Position()-l.base]))
 	case gapDown, lease, beat, unheard:
 		s := w.streams[a]

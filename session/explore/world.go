@@ -35,10 +35,11 @@ func topicID(dir int, gen uint8) envelope.TopicID { return envelope.TopicID{byte
 type world struct {
 	cfg *Config
 
-	agent *session.Agent
-	gone  bool // the agent side's process is no more
-	wrote int  // data frames its application wrote
-	read  int  // data frames its application got
+	agent  *session.Agent
+	gone   bool // the agent side's process is no more
+	wrote  int  // data frames its application wrote
+	finish bool // its application is done, in a session that lingers
+	read   int  // data frames its application got
 
 	streams []*stream // at gateways, oldest first
 	cur     *stream   // the agent side's; it may be dead at the gateway
@@ -254,7 +255,7 @@ func (w *world) state(b []byte) []byte {
 			low[down][s.part] = min(low[down][s.part], s.relay.Position())
 		}
 	}
-	if w.bound() && !w.ended() && w.agent.Start().Topic == topicID(down, w.logs[down][part].gen) {
+	if w.bound() && !w.ended() && !w.gone && w.agent.Start().Topic == topicID(down, w.logs[down][part].gen) {
 		low[down][part] = min(low[down][part], w.agent.Followed())
 	}
 	ref.Up, ref.Down, ref.Base = w.logs[up][part].end(), w.logs[down][part].end(), low[down][part]
@@ -269,7 +270,7 @@ func (w *world) state(b []byte) []byte {
 	}
 
 	b = w.agent.AppendState(b, ref)
-	flags(w.gone, w.away, w.lostPos, w.cur != nil, w.ended())
+	flags(w.gone, w.away, w.lostPos, w.cur != nil, w.ended(), w.finish)
 	b = append(b, byte(w.wrote), byte(w.read), byte(w.got), byte(w.taken), byte(w.openedBy), byte(w.record),
 		byte(w.truth[up]), byte(w.truth[down]), byte(w.faults), byte(w.parts), byte(w.meta))
 	num(int64(w.struck))
