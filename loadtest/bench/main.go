@@ -36,6 +36,7 @@ import (
 type bench struct {
 	kafka   string // host:port of a broker
 	moorage string // path of the binary under test
+	cache   string // the row's --cache-bytes; "": moorage's default
 	rows    string
 	systems string
 	out     string
@@ -190,6 +191,7 @@ func (b *bench) compare(ctx context.Context, todo []row, systems []*system) erro
 func (b *bench) once(ctx context.Context, row row, s *system) (figures, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, 6*time.Minute, fmt.Errorf("no end in sight"))
 	defer cancel()
+	b.cache = row.cache
 	r, err := b.up(ctx, s)
 	if err != nil {
 		return nil, err

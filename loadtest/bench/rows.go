@@ -22,6 +22,7 @@ type row struct {
 	name  string
 	what  string
 	goals []goal
+	cache string // moorage's --cache-bytes; "": its default
 	run   func(ctx context.Context, r *running) (figures, error) // nil figures: nothing to measure in this system
 }
 
@@ -45,24 +46,24 @@ const (
 
 var rows = []row{
 	{"roundtrip", "round trip agent → controller → agent, 256 B, one in flight",
-		[]goal{{"p50 ms", ratio, false, 1.15}, {"p99 ms", ratio, false, 1.3}}, roundTrip},
-	{"up16", "up, persisted, 256 B, 16 agents", []goal{{"frames/s", ratio, true, 0.9}}, persisted(16)},
-	{"up1000", "up, persisted, 256 B, 1,000 agents", []goal{{"frames/s", ratio, true, 0.8}}, persisted(1000)},
+		[]goal{{"p50 ms", ratio, false, 1.15}, {"p99 ms", ratio, false, 1.3}}, "", roundTrip},
+	{"up16", "up, persisted, 256 B, 16 agents", []goal{{"frames/s", ratio, true, 0.9}}, "", persisted(16)},
+	{"up1000", "up, persisted, 256 B, 1,000 agents", []goal{{"frames/s", ratio, true, 0.8}}, "", persisted(1000)},
 	{"tunnel1", "64 KiB frames, one session",
-		[]goal{{"up MB/s", ratio, true, 0.8}, {"down MB/s", ratio, true, 0.8}}, tunnel(1)},
+		[]goal{{"up MB/s", ratio, true, 0.8}, {"down MB/s", ratio, true, 0.8}}, "", tunnel(1)},
 	{"tunnel16", "64 KiB frames, 16 sessions",
-		[]goal{{"up MB/s", ratio, true, 0.8}, {"down MB/s", ratio, true, 0.8}}, tunnel(16)},
-	{"sockets1", "byte tunnel, socket to socket, one connection", nil, sockets(1)},
-	{"sockets16", "byte tunnel, socket to socket, 16 connections", nil, sockets(16)},
+		[]goal{{"up MB/s", ratio, true, 0.8}, {"down MB/s", ratio, true, 0.8}}, "", tunnel(16)},
+	{"sockets1", "byte tunnel, socket to socket, one connection", nil, "", sockets(1)},
+	{"sockets16", "byte tunnel, socket to socket, 16 connections", nil, "", sockets(16)},
 	{"cpu", "CPU per delivered command, 256 B, 100 sessions, 2,000/s",
-		[]goal{{"gateway µs/command", ratio, false, 1.15}}, commandCPU},
+		[]goal{{"gateway µs/command", ratio, false, 1.15}}, "", commandCPU},
 	{"idle", "memory per idle session at the gateway",
-		[]goal{{"RSS B", difference, false, 1500}, {"heap+stack B", difference, false, 1500}}, idle},
-	{"flood", "round trip beside a flood on its partition", []goal{{"flooded/calm p99", absolute, false, 3}}, flood},
+		[]goal{{"RSS B", difference, false, 1500}, {"heap+stack B", difference, false, 1500}}, "4MiB", idle},
+	{"flood", "round trip beside a flood on its partition", []goal{{"flooded/calm p99", absolute, false, 3}}, "", flood},
 	{"cold", "first frame after attaching to a partition not yet followed",
-		[]goal{{"Welcome to first frame p99 ms", absolute, false, 150}}, cold},
+		[]goal{{"Welcome to first frame p99 ms", absolute, false, 150}}, "", cold},
 	{"storm", "sessions cut at once, 10 frames waiting each, all back and caught up",
-		[]goal{{"back/bare", absolute, true, 0.85}}, storm},
+		[]goal{{"back/bare", absolute, true, 0.85}}, "", storm},
 }
 
 func newHistogram() *hdrhistogram.Histogram {

@@ -50,8 +50,12 @@ var moorage = system{
 		return nil
 	},
 	gateway: func(ctx context.Context, b *bench, listen, admin string) (*process, error) {
-		return start(ctx, b.moorage, "gateway", "--kafka", b.kafka, "--listen", listen, "--admin", admin,
-			"--name", "bench", "--insecure", "--cache-bytes", "4MiB", "--log-level", "warn")
+		args := []string{"gateway", "--kafka", b.kafka, "--listen", listen, "--admin", admin,
+			"--name", "bench", "--insecure", "--log-level", "warn"}
+		if b.cache != "" {
+			args = append(args, "--cache-bytes", b.cache)
+		}
+		return start(ctx, b.moorage, args...)
 	},
 	app: func(ctx context.Context, b *bench) (*process, error) {
 		return startRole(ctx, "app", "-kafka", b.kafka)
