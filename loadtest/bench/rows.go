@@ -22,7 +22,7 @@ type row struct {
 	name  string
 	what  string
 	goals []goal
-	cache string // moorage's --cache-bytes; "": its default
+	cache string                                                 // moorage's --cache-bytes; "": its default
 	run   func(ctx context.Context, r *running) (figures, error) // nil figures: nothing to measure in this system
 }
 
