@@ -3,6 +3,7 @@ package proc_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -77,26 +78,31 @@ func leaderFreezes(t *testing.T, k *cluster) {
 	}
 
 	rate := halfOfMaximum(t, talks)
+	t.Logf("at %.0f messages/s, half of the calm maximum; %d sessions on other leaders, %d on the one that freezes", rate, len(others), len(its))
 	stop := steady(talks, interval(talks, rate))
-	pass(t, 2*time.Second)
-	calmFrom := time.Now()
-	pass(t, 12*time.Second)
-	calmTo := time.Now()
-	l.check.Fault("freeze")
-	must(t, k.Pause(frozen))
-	pass(t, 12*time.Second)
-	frozenTo := time.Now()
-	must(t, k.Resume(frozen))
-	pass(t, 3*time.Second)
+	var ratios []float64
+	// Calm and frozen take turns, and the median counts: on a small machine
+	// a second of somebody else's work is in p99 too.
+	for range 3 {
+		pass(t, 2*time.Second) // the last turn's backlog settles
+		calmFrom := time.Now()
+		pass(t, 5*time.Second)
+		calmTo := time.Now()
+		l.check.Fault("freeze")
+		must(t, k.Pause(frozen))
+		pass(t, 6*time.Second)
+		frozenTo := time.Now()
+		must(t, k.Resume(frozen))
+		l.wantDue(its, frozenTo, 30*time.Second)
+		calm, cold := latencies(others, calmFrom, calmTo), latencies(others, calmTo, frozenTo)
+		ratios = append(ratios, float64(quantile(cold, .99))/float64(quantile(calm, .99)))
+		t.Logf("others calm: p50 %v p99 %v of %d; frozen: p50 %v p99 %v of %d; the frozen one's own waited up to %v",
+			quantile(calm, .5), quantile(calm, .99), len(calm), quantile(cold, .5), quantile(cold, .99), len(cold), worst(its, calmTo))
+	}
 	stop()
-
-	calm, cold := latencies(others, calmFrom, calmTo), latencies(others, calmTo, frozenTo)
-	t.Logf("at %.0f messages/s, half of the calm maximum, the %d sessions on other leaders had", rate, len(others))
-	t.Logf("calm:   p50 %v p99 %v of %d", quantile(calm, .5), quantile(calm, .99), len(calm))
-	t.Logf("frozen: p50 %v p99 %v of %d", quantile(cold, .5), quantile(cold, .99), len(cold))
-	t.Logf("the %d sessions on the frozen leader: longest wait %v", len(its), worst(its, calmTo))
-	if p, bound := quantile(cold, .99), 3*quantile(calm, .99); p > bound {
-		t.Errorf("p99 with a frozen broker is %v, want at most three times the calm one, %v", p, bound)
+	slices.Sort(ratios)
+	if ratios[1] > 3 {
+		t.Errorf("p99 beside a frozen broker is %.1f times the calm one (all turns: %.1f), want at most 3", ratios[1], ratios)
 	}
 	l.wantClean(talks)
 }
@@ -134,6 +140,9 @@ func halfOfMaximum(t *testing.T, talks []*talk) (rate float64) {
 	steadyFor(t, talks, rate, 2*time.Second) // warms up
 	for {
 		p99 := steadyFor(t, talks, 2*rate, 2*time.Second)
+		if p99 > tooLate { // or somebody else's work was
+			p99 = steadyFor(t, talks, 2*rate, 2*time.Second)
+		}
 		t.Logf("%6.0f messages/s: p99 %v", 2*rate, p99)
 		if p99 > tooLate || rate > 100_000 {
 			return rate / 2
@@ -198,7 +207,7 @@ func (c *cluster) metadata(topic string) []kmsg.MetadataResponseTopicPartition {
 	c.t.Helper()
 	req := kmsg.NewPtrMetadataRequest()
 	rt := kmsg.NewMetadataRequestTopic()
-	rt.Topic = kmsg.StringPtr(topic)
+	rt.Topic = new(topic)
 	req.Topics = append(req.Topics, rt)
 	resp, err := req.RequestWith(c.t.Context(), c.admin)
 	must(c.t, err)

@@ -258,6 +258,21 @@ func (l *load) wantAll(talks []*talk, within time.Duration) {
 	})
 }
 
+// wantDue waits until at every end something has come that was due after begin.
+// As order is kept, all that was due before has come then.
+func (l *load) wantDue(talks []*talk, begin time.Time, within time.Duration) {
+	l.t.Helper()
+	for _, k := range talks {
+		for _, e := range k.ends {
+			eventually(l.t, "a frozen session goes on", within, func() bool {
+				e.mu.Lock()
+				defer e.mu.Unlock()
+				return len(e.came) > 0 && e.came[len(e.came)-1].due.After(begin)
+			})
+		}
+	}
+}
+
 func arrived(talks []*talk) (n int) {
 	for _, k := range talks {
 		for _, e := range k.ends {

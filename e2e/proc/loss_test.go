@@ -119,7 +119,7 @@ func (f *fleet) recreate(topics ...string) {
 	req.TimeoutMillis = 10_000
 	for _, topic := range topics {
 		rt := kmsg.NewDeleteTopicsRequestTopic()
-		rt.Topic = kmsg.StringPtr(f.topic(topic))
+		rt.Topic = new(f.topic(topic))
 		req.Topics = append(req.Topics, rt)
 		req.TopicNames = append(req.TopicNames, f.topic(topic))
 	}
