@@ -49,6 +49,7 @@ type Gateway struct {
 	inFlight  atomic.Int64 // produces without an outcome
 	beats     beats
 	burst     burst
+	peers     peers
 	threshold threshold
 	conns     conns
 
@@ -98,6 +99,7 @@ func start(cfg Config, k kafka) *Gateway {
 	g.wg.Go(g.turnWheel)
 	g.wg.Go(g.keepHouse)
 	g.wg.Go(g.watchStalls)
+	g.wg.Go(g.followPeers)
 	return g
 }
 

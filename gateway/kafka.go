@@ -44,7 +44,7 @@ type follower interface {
 }
 
 // A cluster is the kafka that is one. What may wait long has connections of
-// its own: sessions' records, the gateway's own beats, down logs, meta topics.
+// its own: sessions' records, the gateway's own beats, down logs, heartbeats.
 type cluster struct {
 	*bridge.Client
 	records, beats *bridge.Producer

@@ -347,6 +347,36 @@ func TestDrainMovesAgentsAndSaysDetached(t *testing.T) {
 	})
 }
 
+func TestDrainNamesOtherGateways(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		var others []*gate
+		for _, name := range []string{"stays", "drains", "dead"} {
+			other := r.gateway(func(cfg *Config) { cfg.Name, cfg.Advertise = name, name+":7443" })
+			defer other.shut()
+			others = append(others, other)
+		}
+		a := r.agent("a1").open(g)
+		a.alive()
+		time.Sleep(2 * time.Second)
+		others[2].Kill()
+		others[1].draining.Store(true)
+		time.Sleep(10 * time.Second)
+		go g.Drain(context.Background())
+		for {
+			if d := a.next().GetDrain(); d != nil {
+				if got := d.GetReconnectTo(); len(got) != 1 || got[0] != "stays:7443" {
+					t.Errorf("go to %v, want the one that stays", got)
+				}
+				break
+			}
+		}
+		a.drop()
+		<-g.served
+		g.shut()
+	})
+}
+
 func TestKillSaysNothing(t *testing.T) {
 	story(t, func(r *rig) {
 		g := r.gateway(nil)

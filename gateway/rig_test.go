@@ -407,9 +407,11 @@ func (a *agent) next() *linkv1.AttachResponse {
 // wantFrame returns the next frame, which is the next in sequence.
 func (a *agent) wantFrame(why string, kind envelope.Kind, payload string) {
 	a.Helper()
-	for {
+	for began := time.Now(); ; {
 		m := a.next()
 		switch {
+		case time.Since(began) > patience:
+			a.Fatalf("%s: only heartbeats come", why)
 		case m == nil:
 			a.Fatalf("%s: the stream is over: %v", why, a.why())
 		case m.GetHeartbeat() != nil:

@@ -242,9 +242,10 @@ func (s *stream) end(c session.Close) {
 
 // leave asks the agent side to go elsewhere.
 func (s *stream) leave(after time.Duration) {
+	elsewhere := s.g.peers.elsewhere(s.g.now())
 	s.feed.mu.Lock()
 	defer s.feed.mu.Unlock()
-	s.drain = &linkv1.Drain{AfterMs: uint64(after.Milliseconds())}
+	s.drain = &linkv1.Drain{ReconnectTo: elsewhere, AfterMs: uint64(after.Milliseconds())}
 	s.kick()
 }
 
