@@ -32,6 +32,22 @@ func (e *Embedded) ProduceRefused(times int) *Fault {
 	return e.fault(times, kmsg.Produce, kerr.TopicAuthorizationFailed)
 }
 
+// ProduceUnknown writes what the next produce request brings to one
+// partition and answers that it doesn't know; when the same is brought again,
+// it is refused for good. So it is written and its producer is told that it failed.
+func (e *Embedded) ProduceUnknown(topic string, partition int32) *Fault {
+	f := kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Partitions: []int32{partition}, Count: 1}
+	written, refused := f, f
+	written.Err, refused.Err = kerr.RequestTimedOut, kerr.TopicAuthorizationFailed
+	return e.Cluster.Fault(written, refused)
+}
+
+// TopicStalled answers produce requests for a topic with an error that may be
+// tried again, and writes nothing, until Remove.
+func (e *Embedded) TopicStalled(topic string) *Fault {
+	return e.Cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Err: kerr.NotEnoughReplicas, Count: -1})
+}
+
 // FetchFailed answers the next times fetch requests with an error that may be
 // tried again.
 func (e *Embedded) FetchFailed(times int) *Fault {

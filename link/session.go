@@ -106,6 +106,13 @@ func (s *Session) Status() (gateway string, attempt uint32, attached bool, since
 	return s.gateway, s.agent.Attempt(), s.attached, s.since
 }
 
+// State returns where the agent side stands, in the words of docs/protocol.md.
+func (s *Session) State() session.AgentState {
+	s.Lock()
+	defer s.Unlock()
+	return s.agent.State()
+}
+
 // kick tells the sender that there may be work. It never blocks.
 func (s *Session) kick() {
 	select {

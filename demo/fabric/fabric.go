@@ -26,12 +26,13 @@ type Network struct {
 	mu        sync.Mutex
 	listeners map[string]*listener
 	links     map[*Link]struct{}
+	frozen    map[string]bool // hosts
 	port      int
 }
 
 // New returns an empty network.
 func New() *Network {
-	return &Network{listeners: make(map[string]*listener), links: make(map[*Link]struct{}), port: 30000}
+	return &Network{listeners: make(map[string]*listener), links: make(map[*Link]struct{}), frozen: make(map[string]bool), port: 30000}
 }
 
 // Listen makes a listener. Port 0 picks a free one. The signature is that of
@@ -77,6 +78,9 @@ func (n *Network) Dial(ctx context.Context, from, addr string) (net.Conn, error)
 	}
 	n.mu.Lock()
 	n.links[link] = struct{}{}
+	for host := range n.frozen {
+		link.stand(host, true)
+	}
 	n.mu.Unlock()
 	return link.client, nil
 }
@@ -97,6 +101,27 @@ func (n *Network) Links(match func(*Link) bool) []*Link {
 		}
 	}
 	return out
+}
+
+// Freeze makes everything that runs on a host deaf and dumb, as if its
+// process were stopped: it reads nothing and writes nothing, while its kernel
+// goes on accepting and acknowledging. Nothing is lost; Thaw lets it go on.
+func (n *Network) Freeze(host string) { n.stand(host, true) }
+
+// Thaw ends Freeze.
+func (n *Network) Thaw(host string) { n.stand(host, false) }
+
+func (n *Network) stand(host string, still bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if still {
+		n.frozen[host] = true
+	} else {
+		delete(n.frozen, host)
+	}
+	for l := range n.links {
+		l.stand(host, still)
+	}
 }
 
 // Close resets every connection and closes every listener.
@@ -174,6 +199,17 @@ func (l *Link) BlackHole() {
 	}
 }
 
+// stand makes the host's ends stand still, or go on.
+func (l *Link) stand(host string, still bool) {
+	to, _, _ := net.SplitHostPort(l.To)
+	for e, at := range map[*end]string{l.client: l.From, l.server: to} {
+		if at == host {
+			e.r.set(func() { e.r.deaf = still })
+			e.w.set(func() { e.w.dumb = still })
+		}
+	}
+}
+
 func (l *Link) forget() {
 	l.n.mu.Lock()
 	delete(l.n.links, l)
@@ -243,6 +279,8 @@ type pipe struct {
 	hole    bool  // swallows what is written; the reader waits for ever
 	eof     bool  // the writer closed
 	gone    bool  // the reader closed
+	deaf    bool  // the reader stands still
+	dumb    bool  // the writer does
 	wclosed bool
 
 	readBy, writeBy deadline
@@ -261,10 +299,11 @@ func (p *pipe) read(b []byte) (int, error) {
 		switch {
 		case p.gone:
 			return 0, net.ErrClosed
-		case p.err != nil:
-			return 0, p.err
 		case p.readBy.passed:
 			return 0, os.ErrDeadlineExceeded
+		case p.deaf:
+		case p.err != nil:
+			return 0, p.err
 		case len(p.buf) > 0 && !p.hole:
 			n := copy(b, p.buf)
 			p.buf = p.buf[n:]
@@ -289,10 +328,11 @@ func (p *pipe) write(b []byte) (n int, err error) {
 		switch {
 		case p.wclosed:
 			return n, net.ErrClosed
-		case p.err != nil:
-			return n, p.err
 		case p.writeBy.passed:
 			return n, os.ErrDeadlineExceeded
+		case p.dumb:
+		case p.err != nil:
+			return n, p.err
 		case p.hole:
 			return n + len(b), nil
 		case p.gone:
@@ -300,7 +340,7 @@ func (p *pipe) write(b []byte) (n int, err error) {
 		case len(b) == 0:
 			return n, nil
 		}
-		if room := bufferSize - len(p.buf); room > 0 {
+		if room := bufferSize - len(p.buf); room > 0 && !p.dumb {
 			k := min(room, len(b))
 			p.buf = append(p.buf, b[:k]...)
 			n, b = n+k, b[k:]

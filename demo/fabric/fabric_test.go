@@ -56,6 +56,29 @@ func TestBlackHoleTellsNobody(t *testing.T) {
 	})
 }
 
+func TestFrozenHostLosesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := New()
+		defer n.Close()
+		c1, c2 := pair(t, n)
+		n.Freeze("gateway")
+		if _, err := c1.Write([]byte("waits")); err != nil {
+			t.Errorf("write to a frozen host: %v", err)
+		}
+		time.AfterFunc(time.Minute, func() { n.Thaw("gateway") })
+		began := time.Now()
+		b := make([]byte, 5)
+		if _, err := io.ReadFull(c2, b); err != nil || string(b) != "waits" || time.Since(began) != time.Minute {
+			t.Errorf("got %q, %v after %v", b, err, time.Since(began))
+		}
+		n.Freeze("gateway")
+		c2.SetWriteDeadline(time.Now().Add(time.Second))
+		if _, err := c2.Write([]byte("x")); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("a frozen host wrote: %v", err)
+		}
+	})
+}
+
 func TestCloseIsEOF(t *testing.T) {
 	n := New()
 	c1, c2 := pair(t, n)
