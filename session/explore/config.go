@@ -20,7 +20,7 @@ type Config struct {
 	Reject      bool // the controller's application rejects the session
 
 	Variant Variant
-	Limit   int // states; 0: 5 million
+	Limit   int // states; 0: half a million
 }
 
 // Faults returns the set of the given kinds.

@@ -13,6 +13,9 @@ func TestFamilies(t *testing.T) {
 		families = append(families[:len(families):len(families)], Larger...)
 	}
 	states := 0
+	for i := range families[len(Families):] {
+		families[len(Families)+i].Limit = 50_000_000
+	}
 	for _, cfg := range families {
 		t.Run(cfg.Name, func(t *testing.T) {
 			r := Explore(cfg)

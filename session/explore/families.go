@@ -27,6 +27,7 @@ var Families = []Config{
 	{Name: "agent side gone", Up: 1, Down: 1, Faults: 2, Kinds: Faults(AgentGone, HalfOpen, Unanswered)},
 	{Name: "agent side away", Up: 1, Down: 1, Faults: 2, Kinds: Faults(Away, Cut, FreezeGateway)},
 	{Name: "records lost", Up: 2, Down: 2, Faults: 2, Lag: true, Kinds: Faults(LoseRecord)},
+	{Name: "records lost, small window", Up: 1, Down: 2, Window: 1, Faults: 1, Lag: true, Kinds: Faults(LoseRecord)},
 	{Name: "records lost and links", Up: 2, Down: 1, Faults: 2, Kinds: Faults(LoseRecord, Cut)},
 	{Name: "retention", Up: 1, Down: 0, Faults: 2, Lag: true, Kinds: Faults(Retention, Cut)},
 	{Name: "idle retention", Up: 1, Down: 2, Faults: 2, Kinds: Faults(RetentionIdle, Cut)},

@@ -63,7 +63,7 @@ type searcher struct {
 func Explore(cfg Config) Result {
 	began := time.Now()
 	if cfg.Limit == 0 {
-		cfg.Limit = 5_000_000
+		cfg.Limit = 500_000
 	}
 	s := &searcher{cfg: &cfg, seed: maphash.MakeSeed(), ids: map[uint64]int32{}}
 	w := newWorld(&cfg)
