@@ -23,7 +23,7 @@ import (
 // voidGateway is a gateway over a void, and a stream of it that sends nowhere.
 func voidGateway(tb testing.TB, echo bool) (*Gateway, *void) {
 	tb.Helper()
-	cfg, err := Config{Name: "gw", Insecure: true, Logger: slog.New(slog.DiscardHandler)}.resolve()
+	cfg, err := Config{Name: "gw", Insecure: true, Heartbeat: time.Hour, Logger: slog.New(slog.DiscardHandler)}.resolve()
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func memory() (heap, stack uint64) {
 	return m.HeapAlloc, m.StackInuse
 }
 
-const idleSessions = 2000
+const idleSessions = 4000
 
 // idle returns the bytes per stream of n streams that have done ten round
 // trips and do nothing now, clients included: they are the same whatever
