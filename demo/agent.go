@@ -21,6 +21,10 @@ type agent struct {
 	life      int           // counts processes; part of the host's name
 	client    *link.Client  // of the current life
 	session   *link.Session // of the current life; nil before it opened
+	dialed    string        // the gateway last dialed
+	opening   bool          // a session is being opened
+	half      bool          // one side has written its last
+	closing   bool          // the application has closed the session
 	killed    chan struct{} // closed: this life is over
 	slowUntil time.Time
 	lastOne   bool // no further life
@@ -68,6 +72,7 @@ func (a *agent) once() bool {
 			case <-killed:
 				return nil, net.ErrClosed
 			default:
+				a.note(func() { a.dialed = addr })
 				return w.net.Dial(ctx, host, addr)
 			}
 		},
@@ -89,17 +94,15 @@ func (a *agent) once() bool {
 		case <-ctx.Done():
 		}
 	}()
+	a.note(func() { a.opening, a.half, a.closing = true, false, false })
 	s, err := client.Open(ctx, link.Target{Kind: linkv1.ServiceKind_SERVICE_KIND_NATIVE})
 	if err != nil {
+		a.note(func() { a.opening = false })
 		return a.again()
 	}
 	id := check.Session(s.ID().String())
-	if w.cfg.Mortal {
-		w.check.Expect(id, "CONTROLLER_GONE")
-	}
-	a.mu.Lock()
-	a.client, a.session = client, s
-	a.mu.Unlock()
+	w.check.Expect(id, w.cfg.Reasons...)
+	a.note(func() { a.client, a.session, a.opening = client, s, false })
 
 	done := make(chan struct{})
 	go func() {
@@ -115,9 +118,7 @@ func (a *agent) once() bool {
 		client.Close()
 		<-done
 	}
-	a.mu.Lock()
-	a.session = nil
-	a.mu.Unlock()
+	a.note(func() { a.session = nil })
 	return a.again()
 }
 
@@ -160,19 +161,11 @@ func (a *agent) slow(d time.Duration) {
 	a.slowUntil = time.Now().Add(d)
 }
 
-// attachment returns where the agent's session is, and its state in a word.
-func (a *agent) attachment() (gateway, state string) {
+// note changes what is known of the agent.
+func (a *agent) note(change func()) {
 	a.mu.Lock()
-	s := a.session
-	a.mu.Unlock()
-	if s == nil {
-		return "", "opening"
-	}
-	gateway, _, attached, _ := s.Status()
-	if attached {
-		return gateway, "attached"
-	}
-	return "", "detached"
+	defer a.mu.Unlock()
+	change()
 }
 
 // An agentEnd is the agent's end of a session, with an application that can be slow.
@@ -180,6 +173,16 @@ type agentEnd struct {
 	*link.Session
 	a      *agent
 	killed chan struct{}
+}
+
+func (e *agentEnd) CloseWrite() error {
+	e.a.note(func() { e.a.half = true })
+	return e.Session.CloseWrite()
+}
+
+func (e *agentEnd) Close() error {
+	e.a.note(func() { e.a.closing = true })
+	return e.Session.Close()
 }
 
 // dead reports whether the process is gone, so that its application hears nothing.

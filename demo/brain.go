@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"net"
 	"time"
 
@@ -12,50 +13,69 @@ import (
 // A brain is one life of the controller-side process.
 type brain struct {
 	*controller.Controller
+	host   string
 	killed chan struct{} // closed: not a word more gets out
 }
 
-const brainHost = "controller"
-
 func (w *World) startController() error {
+	w.mu.Lock()
+	host := hostOf("controller", len(w.brains))
+	w.mu.Unlock()
 	killed := make(chan struct{})
-	cfg := w.kafka(brainHost)
+	cfg := w.kafka(host)
 	cfg.Dial = func(ctx context.Context, _, addr string) (net.Conn, error) {
 		select {
 		case <-killed:
 			return nil, net.ErrClosed
 		default:
-			return w.net.Dial(ctx, brainHost, addr)
+			return w.net.Dial(ctx, host, addr)
 		}
 	}
 	c, err := controller.Start(w.ctx, controller.Config{
 		Bridge: cfg, Name: controllerName, Grace: w.cfg.Grace, Window: w.cfg.Window,
-		SingleBroker: true, AllowSmall: true, Logger: w.cfg.Log.With("process", brainHost),
+		SingleBroker: true, AllowSmall: true, Logger: w.cfg.Log.With("process", host),
 	})
 	if err != nil {
 		return err
 	}
-	b := &brain{c, killed}
+	b := &brain{c, host, killed}
 	w.mu.Lock()
-	w.ctrl = b
+	w.ctrl, w.brains = b, append(w.brains, b)
 	w.mu.Unlock()
 	w.serving.Go(func() { w.serve(b) })
 	return nil
 }
 
-// serve is the controller's application.
+// brain returns the controller-side process; nil: it is down.
+func (w *World) brain() *brain {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ctrl
+}
+
+// serve is the controller's application. It outlives a process that stops by
+// itself, as a supervisor does.
 func (w *World) serve(b *brain) {
 	for {
 		s, err := b.Accept(w.ctx)
 		if err != nil {
-			return
+			break
 		}
-		s.Accept()
 		w.users.Go(func() {
 			id := s.Info().ID
-			w.talk(check.Session(id.String()), check.Controller, &brainEnd{s, b}, w.rng(hash(id)))
+			rng := w.rng(hash(id))
+			if rng.IntN(4) == 0 { // some think before they answer
+				w.sleep(time.Duration(rng.IntN(200)) * time.Millisecond)
+			}
+			s.Accept()
+			w.talk(check.Session(id.String()), check.Controller, &brainEnd{s, b}, rng)
 		})
 	}
+	if err := b.Err(); w.ctx.Err() != nil || err == nil || errors.Is(err, controller.ErrSuperseded) {
+		return
+	}
+	w.cfg.Log.Info("controller stopped", "err", b.Err())
+	w.insist(b.host, w.startController)
 }
 
 // A brainEnd is the controller's end of a session.
@@ -75,28 +95,47 @@ func (e *brainEnd) dead() bool {
 
 // replaceController kills the controller-side process and starts another.
 func (w *World) replaceController(f Fault) {
-	w.mu.Lock()
-	b := w.ctrl
-	w.ctrl = nil
-	w.mu.Unlock()
+	b := w.brain()
 	if b == nil {
 		return // down already
 	}
-	for _, a := range w.agents {
-		w.struck(f.Kind, a, 0)
-	}
-	w.struck(f.Kind, nil, 1)
+	w.struck(f.Kind, 1, w.agents...)
+	w.mu.Lock()
+	w.ctrl = nil
+	w.mu.Unlock()
 	close(b.killed)
-	for _, l := range w.net.Links(linksFrom(brainHost)) {
+	for _, l := range w.net.Links(linksFrom(b.host)) {
 		l.Reset()
 	}
 	w.restart.Go(func() {
 		b.Kill()
-		select {
-		case <-time.After(f.For):
-		case <-w.ctx.Done():
-			return
-		}
+		w.sleep(f.For)
 		w.insist("controller", w.startController)
+	})
+}
+
+// fencedWithin bounds how long a superseded process goes on once it can know.
+const fencedWithin = 30 * time.Second
+
+// supersede lets the controller-side process stand still while another takes
+// over, and then go on: it must find out by itself.
+func (w *World) supersede(f Fault) {
+	b := w.brain()
+	if b == nil {
+		return
+	}
+	w.struck(f.Kind, 1, w.agents...)
+	w.net.Freeze(b.host)
+	w.restart.Go(func() {
+		w.insist("controller", w.startController)
+		w.sleep(f.For)
+		w.net.Thaw(b.host)
+		select {
+		case <-b.Done():
+		case <-time.After(fencedWithin):
+			w.complain("a superseded controller goes on")
+		case <-w.ctx.Done():
+			b.Kill()
+		}
 	})
 }

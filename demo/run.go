@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -123,8 +121,8 @@ func (w *World) follow(ctx context.Context, plan []Fault, d time.Duration, say f
 // describe tells whom a fault strikes.
 func (w *World) describe(f Fault) string {
 	switch f.Kind {
-	case GatewayKilled, GatewayDrained:
-		return w.gateways[f.Target%len(w.gateways)].name
+	case GatewayKilled, GatewayDrained, GatewayFrozen:
+		return w.node(f.Target).name
 	case KafkaCut:
 		if f.Target < len(w.gateways) {
 			return w.gateways[f.Target].name
@@ -222,23 +220,16 @@ func (d *display) status() {
 }
 
 // FaultTable tells how often each kind of fault struck a session in each state.
-func FaultTable(states map[FaultKind]map[string]int) string {
-	columns := map[string]bool{}
-	for _, row := range states {
-		for s := range row {
-			columns[s] = true
-		}
-	}
-	names := slices.Sorted(maps.Keys(columns))
+func FaultTable(states map[FaultKind]map[State]int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-20s", "fault")
-	for _, s := range names {
+	for _, s := range States {
 		fmt.Fprintf(&b, "%12s", s)
 	}
 	for _, k := range All {
 		if row, ok := states[k]; ok {
 			fmt.Fprintf(&b, "\n%-20s", k)
-			for _, s := range names {
+			for _, s := range States {
 				fmt.Fprintf(&b, "%12d", row[s])
 			}
 		}

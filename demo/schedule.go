@@ -23,23 +23,51 @@ const (
 	AgentRestarted  FaultKind = "agent-restarted"    // the agent side dies without a word and comes again as new
 	AgentSlow       FaultKind = "agent-slow"         // the agent's application stops reading for a while
 	ControllerDied  FaultKind = "controller-killed"  // the controller-side process dies without a word, and a new one starts
+
+	ProduceUnknown   FaultKind = "produce-unknown"     // a produce is written, and then refused for good
+	GatewayFrozen    FaultKind = "gateway-frozen"      // a gateway stands still for a while and goes on, believing what it believed
+	ControllerFrozen FaultKind = "controller-frozen"   // so does the controller-side process: its heartbeats are stale
+	Superseded       FaultKind = "controller-twin"     // it stands still, another takes over, it goes on
+	PartitionsAdded  FaultKind = "partitions-added"    // up and down get twice as many
+	RetentionPassed  FaultKind = "retention-passed"    // an agent is away, and what it would read is gone
+	TopicCreatedAnew FaultKind = "topic-created-again" // up or down is deleted and created under its old name
 )
 
 // Everyday lists the faults of the demonstration.
 var Everyday = []FaultKind{GatewayKilled, LinkCut, LinkHalfOpen, ProduceDoubtful, AgentRestarted, AgentSlow}
 
 // All lists every fault there is.
-var All = []FaultKind{
-	GatewayKilled, GatewayDrained, LinkCut, LinkHalfOpen, ProduceDoubtful, ProduceRefused,
-	FetchFailed, KafkaCut, AgentRestarted, AgentSlow, ControllerDied,
+var All = slices.Concat(Survivable, Mortal, Lossy)
+
+// Survivable lists the faults that no session may notice but by waiting.
+var Survivable = []FaultKind{
+	GatewayKilled, GatewayDrained, GatewayFrozen, LinkCut, LinkHalfOpen, ProduceDoubtful, ProduceRefused, ProduceUnknown,
+	FetchFailed, KafkaCut, AgentRestarted, AgentSlow, ControllerFrozen, PartitionsAdded,
 }
+
+// Mortal lists the faults after which CONTROLLER_GONE is the truth.
+var Mortal = []FaultKind{ControllerDied, Superseded}
+
+// Lossy lists those after which DATA_LOSS may be, and CONTROLLER_GONE.
+var Lossy = []FaultKind{RetentionPassed, TopicCreatedAnew}
 
 // A Fault is one planned event.
 type Fault struct {
 	At     time.Duration `json:"at"` // after the start
 	Kind   FaultKind     `json:"kind"`
-	Target int           `json:"target"` // index of a gateway or agent, or how many requests
-	For    time.Duration `json:"for"`    // how long it lasts, where it lasts
+	Target int           `json:"target"`       // index of a gateway or agent, or how many requests
+	For    time.Duration `json:"for"`          // how long it lasts, where it lasts
+	In     State         `json:"in,omitempty"` // the state a session is to be struck in; "": whichever
+}
+
+// Aimed has every fault of the plan strike a session in a state of its own
+// choice, if one can be brought into it.
+func Aimed(seed uint64, plan []Fault) []Fault {
+	rng := rand.New(rand.NewPCG(seed, 0x61696d6564))
+	for i := range plan {
+		plan[i].In = States[rng.IntN(len(States))]
+	}
+	return plan
 }
 
 // Schedule plans n faults within d, at least one of each kind while n
@@ -60,6 +88,20 @@ func Schedule(seed uint64, kinds []FaultKind, n, agents, gateways int, d time.Du
 			f.Target = rng.IntN(gateways + 1) // the last is the controller
 		case ProduceDoubtful, ProduceRefused, FetchFailed:
 			f.Target = 1 + rng.IntN(3)
+		case GatewayFrozen:
+			f.Target = rng.IntN(gateways)
+			f.For = time.Duration(300+rng.IntN(6000)) * time.Millisecond
+			if rng.IntN(4) == 0 { // until its agents have given it up
+				f.For += 16 * time.Second
+			}
+		case ControllerFrozen, RetentionPassed:
+			f.Target = rng.IntN(agents)
+			f.For = time.Duration(300+rng.IntN(3500)) * time.Millisecond
+		case ProduceUnknown, TopicCreatedAnew:
+			f.Target = rng.IntN(2 * agents) // even: up, odd: down
+		case PartitionsAdded:
+		case Superseded:
+			f.For = time.Duration(500+rng.IntN(5000)) * time.Millisecond
 		case ControllerDied:
 			f.For = time.Duration(100+rng.IntN(2000)) * time.Millisecond
 		default:

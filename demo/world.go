@@ -37,7 +37,7 @@ type WorldConfig struct {
 	CacheBytes       int           // per gateway; 0: the gateway's default
 	Partitions       int32         // 0: 16
 	Grace            time.Duration // 0: 10 s
-	Mortal           bool          // the controller may be killed: CONTROLLER_GONE is an end to expect
+	Reasons          []string      // ends to expect beside OK
 	Log              *slog.Logger  // nil discards
 }
 
@@ -46,8 +46,8 @@ type World struct {
 	cfg     WorldConfig
 	net     *fabric.Network
 	broker  *broker.Embedded
+	topics  bridge.Topics
 	check   *check.Checker
-	ctrl    *brain
 	users   sync.WaitGroup // applications of both sides
 	serving sync.WaitGroup // the controller's accept loop
 	restart sync.WaitGroup
@@ -59,8 +59,13 @@ type World struct {
 	mu       sync.Mutex
 	gateways []*node
 	agents   []*agent
-	met      map[FaultKind]int // how often a fault struck something
-	states   map[FaultKind]map[string]int
+	ctrl     *brain   // nil: it is down
+	brains   []*brain // all its lives
+
+	partitions int32             // of up and down
+	met        map[FaultKind]int // how often a fault struck something
+	states     map[FaultKind]map[State]int
+	wrong      []string // what went wrong beside the sessions
 }
 
 // A node is a place for a gateway: the processes in it come and go.
@@ -89,8 +94,9 @@ func NewWorld(ctx context.Context, cfg WorldConfig) (*World, error) {
 	}
 	w := &World{
 		cfg: cfg, net: fabric.New(), quiet: make(chan struct{}),
-		check: check.New(check.Config{Settle: time.Minute}),
-		met:   make(map[FaultKind]int), states: make(map[FaultKind]map[string]int),
+		check:      check.New(check.Config{Settle: time.Minute}),
+		partitions: cfg.Partitions,
+		met:        make(map[FaultKind]int), states: make(map[FaultKind]map[State]int),
 	}
 	w.ctx, w.cancel = context.WithCancel(ctx)
 	if err := w.start(); err != nil {
@@ -106,13 +112,7 @@ func (w *World) start() error {
 	if err != nil {
 		return err
 	}
-	admin, err := bridge.Dial(w.ctx, w.kafka("admin"))
-	if err != nil {
-		return err
-	}
-	defer admin.Close()
-	spec := bridge.TopicSpec{Partitions: w.cfg.Partitions, SingleBroker: true, AllowSmall: true}
-	if err := admin.CreateTopics(w.ctx, controllerName, spec); err != nil {
+	if err := w.createTopics(); err != nil {
 		return err
 	}
 	if err := w.startController(); err != nil {
@@ -168,126 +168,6 @@ func (w *World) startGateway(n *node) error {
 	return nil
 }
 
-// Strike carries one fault out, and returns when it struck; what it lasts, it lasts in the background.
-func (w *World) Strike(f Fault) {
-	w.check.Fault(string(f.Kind))
-	switch f.Kind {
-	case GatewayKilled, GatewayDrained:
-		w.replaceGateway(f)
-	case LinkCut, LinkHalfOpen:
-		a := w.agents[f.Target%len(w.agents)]
-		links := w.net.Links(linksFrom(a.host()))
-		w.struck(f.Kind, a, len(links))
-		for _, l := range links {
-			if f.Kind == LinkCut {
-				l.Reset()
-			} else {
-				l.BlackHole()
-			}
-		}
-	case ProduceDoubtful:
-		w.broker.ProduceWrittenButFailed(f.Target)
-		w.struck(f.Kind, nil, 1)
-	case ProduceRefused:
-		w.broker.ProduceRefused(f.Target)
-		w.struck(f.Kind, nil, 1)
-	case FetchFailed:
-		w.broker.FetchFailed(f.Target)
-		w.struck(f.Kind, nil, 1)
-	case KafkaCut:
-		host := "controller"
-		if f.Target < len(w.gateways) {
-			host = w.gateways[f.Target].name
-		}
-		links := w.net.Links(linksFrom(host))
-		for _, l := range links {
-			l.Reset()
-		}
-		w.struck(f.Kind, nil, len(links))
-	case ControllerDied:
-		w.replaceController(f)
-	case AgentRestarted:
-		a := w.agents[f.Target%len(w.agents)]
-		w.struck(f.Kind, a, 1)
-		a.kill()
-	case AgentSlow:
-		a := w.agents[f.Target%len(w.agents)]
-		w.struck(f.Kind, a, 1)
-		a.slow(f.For)
-	}
-}
-
-func (w *World) replaceGateway(f Fault) {
-	w.mu.Lock()
-	n := w.gateways[f.Target%len(w.gateways)]
-	gw, serving := n.gw, n.serving
-	n.gw = nil
-	w.mu.Unlock()
-	if gw == nil {
-		return // down already
-	}
-	for _, a := range w.agents {
-		if g, _ := a.attachment(); g == n.addr {
-			w.struck(f.Kind, a, 0)
-		}
-	}
-	w.struck(f.Kind, nil, 1)
-	w.restart.Go(func() {
-		if f.Kind == GatewayDrained {
-			ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
-			_ = gw.Drain(ctx)
-			cancel()
-			gw.Close()
-		} else {
-			for _, l := range w.net.Links(func(l *fabric.Link) bool { return l.From == n.name || l.To == n.addr }) {
-				l.Reset()
-			}
-			gw.Kill()
-		}
-		<-serving
-		select {
-		case <-time.After(f.For):
-		case <-w.ctx.Done():
-			return
-		}
-		w.insist(n.name, func() error { return w.startGateway(n) })
-	})
-}
-
-// struck counts a fault that met something, and in which state it met an agent's session.
-func (w *World) struck(kind FaultKind, a *agent, n int) {
-	state := ""
-	if a != nil {
-		_, state = a.attachment()
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if n > 0 {
-		w.met[kind]++
-	}
-	if a != nil {
-		if w.states[kind] == nil {
-			w.states[kind] = make(map[string]int)
-		}
-		w.states[kind][state]++
-	}
-}
-
-// insist starts a process until it runs.
-func (w *World) insist(name string, start func() error) {
-	for w.ctx.Err() == nil {
-		err := start()
-		if err == nil {
-			return
-		}
-		w.cfg.Log.Warn("does not start", "process", name, "err", err)
-		select {
-		case <-time.After(time.Second):
-		case <-w.ctx.Done():
-		}
-	}
-}
-
 func linksFrom(host string) func(*fabric.Link) bool {
 	return func(l *fabric.Link) bool { return l.From == host }
 }
@@ -302,7 +182,7 @@ func (w *World) Met() map[FaultKind]int {
 }
 
 // States returns how often each kind of fault struck a session in each state.
-func (w *World) States() map[FaultKind]map[string]int {
+func (w *World) States() map[FaultKind]map[State]int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.states
@@ -311,7 +191,7 @@ func (w *World) States() map[FaultKind]map[string]int {
 // Attached returns how many agents' sessions have a stream now.
 func (w *World) Attached() (n int) {
 	for _, a := range w.agents {
-		if _, state := a.attachment(); state == "attached" {
+		if s := a.state(); s == Attached || s == HalfClosed {
 			n++
 		}
 	}
@@ -349,12 +229,10 @@ func (w *World) Close() {
 		a.stop()
 	}
 	w.mu.Lock()
-	ctrl := w.ctrl
+	brains := w.brains
 	w.mu.Unlock()
-	if ctrl != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		_ = ctrl.Close(ctx)
-		cancel()
+	for _, b := range brains {
+		b.Kill()
 	}
 	w.mu.Lock()
 	gateways := w.gateways
@@ -445,6 +323,9 @@ func (w *World) receive(ctx context.Context, id check.Session, side check.Side, 
 		}
 		m, err := p.Receive(ctx)
 		if err != nil {
+			if a, ok := p.(*agentEnd); ok {
+				a.a.note(func() { a.a.half = true })
+			}
 			return
 		}
 		if p.dead() {
