@@ -350,7 +350,7 @@ func (w *world) misfortunes(ms []move) []move {
 	if w.parts == 1 {
 		add(Grow, 0)
 	}
-	if w.cur != nil && w.attached() && w.cur.relay.Position() > w.logs[down][w.cur.part].base {
+	if s := w.cur; s != nil && w.attached() && !s.lost && !s.closing && w.readable(s) != gapDown && s.relay.Position() > w.logs[down][s.part].base {
 		add(RetentionIdle, 0)
 	}
 	return ms
