@@ -246,7 +246,7 @@ func BenchmarkIdleSession(b *testing.B) {
 		g, _ := voidGateway(b, true)
 		g.cfg.CacheBytes = 4 << 20
 		g.cache = buffer.NewRecent(64 << 10)
-		srv := grpc.NewServer(grpc.ReadBufferSize(4<<10), grpc.SharedWriteBuffer(true), grpc.StaticStreamWindowSize(streamWindow), grpc.StaticConnWindowSize(connWindow))
+		srv := grpc.NewServer(grpc.ReadBufferSize(4<<10), grpc.StaticStreamWindowSize(streamWindow), grpc.StaticConnWindowSize(connWindow))
 		linkv1.RegisterLinkServiceServer(srv, bare{})
 		ourHeap, ourStack := idle(b, g.srv, g.Serve)
 		heap, stack := idle(b, srv, srv.Serve)

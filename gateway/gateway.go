@@ -119,9 +119,9 @@ func (g *Gateway) serverOptions() []grpc.ServerOption {
 		// Fixed windows, so that what an unread agent may send is known.
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connWindow),
-		// A connection's buffers are there all its life, and most are idle.
+		// A connection's read buffer is there all its life, and most are idle;
+		// write buffers are shared.
 		grpc.ReadBufferSize(4 << 10),
-		grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle: 5 * time.Minute, Time: 30 * time.Second, Timeout: 20 * time.Second,

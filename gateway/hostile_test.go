@@ -192,7 +192,10 @@ func TestGarbageConnectionsAreClosed(t *testing.T) {
 			conn.Close()
 		}
 		time.Sleep(time.Second)
-		if n := len(g.conns.open); n > 0 {
+		g.conns.mu.Lock()
+		n := len(g.conns.open)
+		g.conns.mu.Unlock()
+		if n > 0 {
 			t.Errorf("%d connections left", n)
 		}
 		r.agent("a1").open(g)

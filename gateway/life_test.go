@@ -94,7 +94,7 @@ func TestKafkaOutageEndsNobody(t *testing.T) {
 		if why := g.unready(); why == "" {
 			t.Error("ready without Kafka")
 		}
-		time.Sleep(2 * time.Minute)
+		time.Sleep(80 * time.Second)
 		f.Remove()
 		a.want("the frame of the outage", envelope.Data)
 		a.wantPersisted(2)
@@ -196,7 +196,7 @@ func TestSlowAgentIsReadAgainFromKafka(t *testing.T) {
 				a.gate = make(chan struct{})
 				a.attach(g)
 				a.alive()
-				a.flood(100, big)
+				a.flood(40, big)
 				other := r.agent("quick").open(g)
 				other.say(envelope.Accept, 1, "")
 				other.wantFrame("a slow agent disturbs no other", envelope.Accept, "")
@@ -205,7 +205,7 @@ func TestSlowAgentIsReadAgainFromKafka(t *testing.T) {
 					t.Errorf("the cache holds %d bytes, want at most %d", n, most)
 				}
 				close(a.gate)
-				a.wantFlood(100, big)
+				a.wantFlood(40, big)
 			})
 		})
 	}

@@ -24,7 +24,7 @@ var (
 	errTooMany           = errors.New("this gateway has as many as it may")
 	errDraining          = errors.New("this gateway is draining")
 	errClosing           = errors.New("this gateway is ending")
-	errStalled           = errors.New("Kafka does not acknowledge: no new sessions in this partition now")
+	errStalled           = errors.New("no new sessions in this partition now, for Kafka does not acknowledge")
 	errSilent            = errors.New("the controller is silent")
 	errHello             = errors.New("no Hello in time")
 	errDead              = errors.New("three heartbeats missed")
