@@ -37,18 +37,21 @@ func leadersDie(t *testing.T, k *cluster) {
 	stop := steady(talks, 100*time.Millisecond)
 	pass(t, 2*time.Second)
 	for id := 1; id <= 3; id++ {
-		led := k.led(f.topic("up"), id) + k.led(f.topic("down"), id)
+		led := k.ledOf(id, f.topics()...)
 		if led == 0 {
 			t.Errorf("node %d led nothing", id)
 		}
 		l.check.Fault(fmt.Sprintf("kill node %d", id))
 		begin := time.Now()
 		must(t, k.Kill(id))
-		pass(t, 5*time.Second)
+		eventually(t, "others lead", 60*time.Second, func() bool { return k.ledOf(id, f.topics()...) == 0 })
+		elected := time.Now()
+		l.wantDue(talks, elected, 30*time.Second) // while the node is still dead
+		t.Logf("node %d led %d partitions; others led after %v, all sessions went on after %v; the longest wait of a message was %v",
+			id, led, elected.Sub(begin).Round(time.Millisecond), time.Since(begin).Round(time.Millisecond), worst(talks, begin))
 		must(t, k.Start(t.Context(), id))
-		k.wantInSync(f.topic("up"), f.topic("down"))
-		t.Logf("node %d led %d partitions; the longest wait of a message: %v", id, led, worst(talks, begin))
-		k.rebalance(f.topic("up"), f.topic("down"))
+		k.wantInSync(f.topics()...)
+		k.rebalance(f.topics()...)
 	}
 	stop()
 	t.Logf("verdict:\n%v", l.wantClean(talks))
@@ -203,6 +206,11 @@ func newAdmin(t *testing.T, a *broker.Apache) *kgo.Client {
 // topic is the full name of one of a fleet's topics.
 func (f *fleet) topic(name string) string { return "moorage." + f.controller + "." + name }
 
+// topics are all that a fleet writes to.
+func (f *fleet) topics() []string {
+	return []string{f.topic("up"), f.topic("down"), f.topic("sessions"), f.topic("meta"), "moorage.gateways"}
+}
+
 func (c *cluster) metadata(topic string) []kmsg.MetadataResponseTopicPartition {
 	c.t.Helper()
 	req := kmsg.NewPtrMetadataRequest()
@@ -225,12 +233,14 @@ func (c *cluster) leaders(topic string) map[int32]int32 {
 	return leaders
 }
 
-// led counts the partitions of a topic that a node leads.
-func (c *cluster) led(topic string, id int) (n int) {
+// ledOf counts the partitions that a node leads, or that nobody does.
+func (c *cluster) ledOf(id int, topics ...string) (n int) {
 	c.t.Helper()
-	for _, leader := range c.leaders(topic) {
-		if leader == int32(id) {
-			n++
+	for _, topic := range topics {
+		for _, leader := range c.leaders(topic) {
+			if leader == int32(id) || leader < 0 {
+				n++
+			}
 		}
 	}
 	return n
@@ -261,8 +271,8 @@ func (c *cluster) rebalance(topics ...string) {
 	for _, topic := range topics {
 		rt := kmsg.NewElectLeadersRequestTopic()
 		rt.Topic = topic
-		for p := range int32(partitions) {
-			rt.Partitions = append(rt.Partitions, p)
+		for _, p := range c.metadata(topic) {
+			rt.Partitions = append(rt.Partitions, p.Partition)
 		}
 		req.Topics = append(req.Topics, rt)
 	}
