@@ -392,11 +392,17 @@ func partitionOf(name string) int32 {
 func cold(ctx context.Context, r *running) (figures, error) {
 	first, whole := newHistogram(), newHistogram()
 	for round := range r.bench.cold {
-		r.gateway.stop() // it follows a partition already, that of the probe
-		if err := r.startGateway(ctx); err != nil {
+		if round > 0 {
+			r.gateway.stop()
+			if err := r.startGateway(ctx); err != nil {
+				return nil, err
+			}
+		}
+		probed, err := r.settled(ctx)
+		if err != nil {
 			return nil, err
 		}
-		seen := map[int32]bool{}
+		seen := map[int32]bool{probed: true} // followed already
 		for i := 0; len(seen) < baseline.Partitions; i++ {
 			a := r.agent(round*1000+i, baseline.Mode{Do: "echo"})
 			if seen[partitionOf(a.name)] {

@@ -78,7 +78,7 @@ func (b *bench) up(ctx context.Context, s *system) (*running, error) {
 		return nil, err
 	}
 	if err = r.startGateway(ctx); err == nil {
-		err = r.settled(ctx)
+		_, err = r.settled(ctx)
 	}
 	if err != nil {
 		r.down()
@@ -87,21 +87,21 @@ func (b *bench) up(ctx context.Context, s *system) (*running, error) {
 	return r, nil
 }
 
-// settled waits until a session is accepted. An empty gateway may bind the
-// first ones to the application process of the run before, whose heartbeats it
-// reads first.
-func (r *running) settled(ctx context.Context) error {
+// settled waits until a session is accepted, and returns its partition. An
+// empty gateway may bind the first ones to the application process of the run
+// before, whose heartbeats it reads first.
+func (r *running) settled(ctx context.Context) (partition int32, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	for try := 0; ; try++ {
-		a := newAgent(r.addr, controllerName, fmt.Sprintf("probe-%d", try), baseline.Mode{Do: "sink"})
+	for {
+		a := newAgent(r.addr, controllerName, "probe", baseline.Mode{Do: "sink"})
 		err := a.attach(ctx)
 		if err == nil {
 			err = a.until(ctx, func() bool { return a.received.Load() > 0 })
 			a.leave()
 		}
 		if err == nil || ctx.Err() != nil {
-			return err
+			return partitionOf(a.name), err
 		}
 		rest(ctx, 100*time.Millisecond)
 	}
