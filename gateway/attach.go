@@ -154,6 +154,7 @@ type binding struct {
 	incarnation envelope.Incarnation
 	start       envelope.Position
 	lost        bool // the position is of a log that is no more
+	fresh       bool // the session opens with this stream
 }
 
 // bind finds what the session is, or becomes, bound to. over is set if its
@@ -173,7 +174,7 @@ func (g *Gateway) bind(ctx context.Context, h *session.Hello, identity string) (
 	}
 	b.view, b.incarnation, b.start = v, h.Incarnation, h.Start
 	b.down = v.down
-	if !h.Resume() {
+	if b.fresh = !h.Resume(); b.fresh {
 		index = envelope.PartitionOf(envelope.SlotOf(h.Agent, h.ID()), v.partitions)
 		b.p = c.partition(index)
 		switch {
@@ -257,6 +258,12 @@ func (s *stream) greet(b *binding) error {
 	if f.s != s {
 		f.mu.Unlock()
 		return session.ErrTakenOver
+	}
+	if b.fresh && f.failed != nil {
+		// The controller's heartbeat names a log that is gone. A session that
+		// opened in it would be lost at once; better it waits for the next.
+		defer f.mu.Unlock()
+		return fmt.Errorf("%w: its log cannot be read: %w", errSilent, f.failed)
 	}
 	s.relay.Welcome(&w)
 	f.mu.Unlock()

@@ -166,6 +166,23 @@ func TestForeignTopicIsDataLoss(t *testing.T) {
 	})
 }
 
+// A session that would open in a log that is gone waits for one that is there.
+func TestNothingOpensInALogThatIsGone(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		defer g.shut()
+		if err := r.kafka.Cluster.DeleteTopic(r.names.Down); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.kafka.Cluster.CreateTopic(r.names.Down, 1, nil); err != nil {
+			t.Fatal(err)
+		}
+		a := r.agent("a1")
+		a.dial(g)
+		a.wantEnd(codes.Unavailable)
+	})
+}
+
 // flood writes ACCEPT and n-1 frames of data down, and does not wait.
 func (a *agent) flood(n int, data string) {
 	for i := range n {
