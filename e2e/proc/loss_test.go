@@ -2,6 +2,7 @@ package proc_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,8 +39,9 @@ func TestRetentionDuringAnOutageIsToldAtBothEnds(t *testing.T) {
 // mean nothing any more: sessions end, at both ends, and the controller's
 // process stops, so that a new one binds to the new topics.
 func TestATopicCreatedAgainIsToldAtBothEnds(t *testing.T) {
+	t.Parallel()
 	for _, topics := range [][]string{{"down"}, {"up"}, {"up", "down"}} {
-		t.Run(topics[0]+map[bool]string{true: " and down"}[len(topics) > 1], func(t *testing.T) {
+		t.Run(strings.Join(topics, " and "), func(t *testing.T) {
 			t.Parallel()
 			o := newOutage(t)
 			o.f.recreate(topics...)

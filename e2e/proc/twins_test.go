@@ -23,12 +23,12 @@ func TestTheNewerOfTwoConnectorsWins(t *testing.T) {
 	held := dial(t, local)
 	wantEcho(t, held, "to the older\n")
 
-	newer := f.connector("newer", "echo", echo)
 	began := time.Now()
+	newer := f.connector("newer", "echo", echo)
 	if code := older.exit(20 * time.Second); code != 1 {
 		t.Errorf("the older connector ended with %d, want 1", code)
 	}
-	t.Logf("the older was gone %v after the newer served", time.Since(began).Round(time.Millisecond))
+	t.Logf("the older was gone %v after the newer's start", time.Since(began).Round(time.Millisecond))
 	lines := strings.Split(strings.TrimSpace(string(older.said())), "\n")
 	last := lines[len(lines)-1]
 	t.Logf("it said: %s", last)
