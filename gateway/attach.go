@@ -167,6 +167,9 @@ func (g *Gateway) bind(ctx context.Context, h *session.Hello, identity string) (
 		if err != nil {
 			return b, nil, err
 		}
+		if index >= envelope.Slots { // what an insecure gateway's tickets vouch for is nothing
+			return b, nil, fmt.Errorf("%w: partition %d", session.ErrViolation, index)
+		}
 	}
 	c, v, err := g.find(ctx, h.Controller)
 	if err != nil {
@@ -227,19 +230,24 @@ func (s *stream) attach(h *session.Hello, b *binding) (how string, err error) {
 	if !h.Resume() {
 		how = "open"
 	}
+	ctx := s.rpc.Context()
+	if !h.Resume() { // a resume waits: there is nowhere better
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, freshWait, errStalled)
+		defer cancel()
+	}
+	// An agent that comes again and again while Kafka is away leaves nothing behind.
+	if err := s.p.ready(ctx); err != nil {
+		return "", err
+	}
 	rec := s.relay.Attached(s.g.self)
 	persisted := make(chan error, 1)
+	s.said = true
 	s.g.put(s.p, s.relay.ID(), &rec, func(_ int64, err error) { persisted <- err })
-	var late <-chan time.Time
-	if !h.Resume() { // a resume waits: there is nowhere better
-		late = time.After(freshWait)
-	}
 	select {
 	case err = <-persisted:
-	case <-late:
-		return "", errStalled
-	case <-s.rpc.Context().Done():
-		return "", context.Cause(s.rpc.Context())
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
 	}
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", session.ErrProduce, err)

@@ -58,6 +58,7 @@ const (
 	maxLag         = 2 << 20         // bytes of one session that wait for its agent, at most
 	directly       = 8               // records handed over past the cache after it lost some
 	freshWait      = 6 * time.Second // for the attach of a new session to be persisted
+	mostGrace      = 30 * 24 * time.Hour
 )
 
 func (cfg Config) resolve() (Config, error) {

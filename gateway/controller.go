@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -73,6 +74,9 @@ func (g *Gateway) find(ctx context.Context, name string) (*controller, view, err
 		g.controllers[name] = c
 		g.wg.Go(c.start)
 	}
+	c.mu.Lock()
+	c.used = g.now()
+	c.mu.Unlock()
 	g.mu.Unlock()
 	wait := time.NewTimer(controllerWait)
 	defer wait.Stop()
@@ -85,7 +89,6 @@ func (g *Gateway) find(ctx context.Context, name string) (*controller, view, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.used = g.now()
 	return c, c.view, c.err
 }
 
@@ -173,7 +176,7 @@ func (c *controller) failed(err error) {
 	}
 	c.g.cfg.Logger.Warn("controller's meta topic has to be read anew", "controller", c.name, "error", err)
 	c.g.wg.Go(func() {
-		for c.g.ctx.Err() == nil {
+		for c.g.ctx.Err() == nil && !c.isStopped() {
 			ctx, cancel := context.WithTimeout(c.g.ctx, controllerWait)
 			err := c.begin(ctx, metaTail)
 			cancel()
@@ -183,6 +186,12 @@ func (c *controller) failed(err error) {
 			sleep(c.g.ctx, time.Second)
 		}
 	})
+}
+
+func (c *controller) isStopped() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stopped
 }
 
 // heard takes a record of the meta topic.
@@ -245,7 +254,7 @@ func (c *controller) read(beat *logv1.ControllerHeartbeat, offset int64) (v view
 		return v, false
 	}
 	v.maxFrame = min(v.maxFrame, session.MaxFrame)
-	v.grace = time.Duration(beat.GetGraceMs()) * time.Millisecond
+	v.grace = time.Duration(min(beat.GetGraceMs(), uint64(mostGrace.Milliseconds()))) * time.Millisecond
 	v.services, v.leaving = beat.GetServices(), beat.GetLeaving()
 	return v, true
 }
@@ -361,18 +370,50 @@ func (g *Gateway) forget(c *controller) {
 	c.stop()
 }
 
-// everyController returns the controllers known now.
-func (g *Gateway) everyController() []*controller {
+// retire drops a controller for which nobody has asked for long, unless a
+// session of it is here: its feed, its leases and its breaker hang on the
+// controller's partitions, and an agent that comes back must find the same.
+func (g *Gateway) retire(c *controller, now time.Duration) {
+	if g.dropUnused(c, now) {
+		c.stop()
+	}
+}
+
+func (g *Gateway) dropUnused(c *controller, now time.Duration) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	all := make([]*controller, 0, len(g.controllers))
-	for _, c := range g.controllers {
-		select {
-		case <-c.known:
-			all = append(all, c)
-		default:
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if g.controllers[c.name] != c || now-c.used <= controllerIdle {
+		return false
+	}
+	for _, f := range g.feeds {
+		if f.p.c == c {
+			c.used = now // not to be looked for every second
+			return false
 		}
 	}
+	delete(g.controllers, c.name)
+	return true
+}
+
+// everyController returns the controllers known now.
+func (g *Gateway) everyController() []*controller {
+	return slices.DeleteFunc(g.askedFor(), func(c *controller) bool {
+		select {
+		case <-c.known:
+			return false
+		default:
+			return true
+		}
+	})
+}
+
+// askedFor returns the controllers somebody asked for, known or not.
+func (g *Gateway) askedFor() []*controller {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	all := slices.Collect(maps.Values(g.controllers))
 	slices.SortFunc(all, func(a, b *controller) int { return strings.Compare(a.name, b.name) })
 	return all
 }

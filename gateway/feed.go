@@ -265,6 +265,12 @@ func (f *feed) fail(err error) {
 	f.s.kick()
 }
 
+// isGap reports whether a subscription ended because the log is not what it
+// was. Whatever else ended it, nothing is known to be lost.
+func isGap(err error) bool {
+	return errors.Is(err, bridge.ErrOutOfRange) || errors.Is(err, bridge.ErrTopicChanged)
+}
+
 // drop forgets a feed whose session is over or that lingered long enough. One
 // with a stream stays.
 func (g *Gateway) drop(f *feed) {

@@ -31,6 +31,8 @@ func (g *Gateway) keepHouse() {
 			for _, p := range c.inUse() {
 				p.lease(now)
 			}
+		}
+		for _, c := range g.askedFor() {
 			g.seeTo(c, now)
 		}
 	})
@@ -41,15 +43,11 @@ func (g *Gateway) seeTo(c *controller, now time.Duration) {
 	c.mu.Lock()
 	v, idle := c.view, now-c.used > controllerIdle
 	c.mu.Unlock()
-	if !idle && !v.gone() {
-		return
-	}
-	streams := c.streams()
-	switch {
-	case len(streams) == 0 && idle:
-		g.forget(c)
-	case len(streams) > 0 && v.gone():
+	if v.gone() && len(c.streams()) > 0 {
 		g.wg.Go(c.endSilent)
+	}
+	if idle {
+		g.retire(c, now)
 	}
 }
 

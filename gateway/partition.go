@@ -17,7 +17,8 @@ type partition struct {
 	c     *controller
 	index int32
 	queue queue
-	open  atomic.Bool // the breaker is: Kafka does not acknowledge
+	open  atomic.Bool  // the breaker is: Kafka does not acknowledge
+	lent  atomic.Int32 // LEASE records without an outcome
 
 	mu      sync.Mutex // guards the following
 	streams map[*stream]struct{}
@@ -104,8 +105,12 @@ func (p *partition) ask(a *asking, down envelope.TopicID) {
 }
 
 // lease writes what is attached here, as often as the controller side needs
-// it: that is what proves a session attached.
+// it: that is what proves a session attached. While Kafka takes none, one
+// round of them waits: more would prove no more.
 func (p *partition) lease(now time.Duration) {
+	if p.lent.Load() > 0 {
+		return
+	}
 	p.mu.Lock()
 	if now-p.leased < session.LeaseInterval {
 		p.mu.Unlock()
@@ -126,7 +131,9 @@ func (p *partition) lease(now time.Duration) {
 		streams = streams[n:]
 		if len(payload) > head {
 			p.c.g.metrics.leases.Inc()
-			p.c.g.put(p, envelope.SessionID{}, &envelope.Record{Kind: envelope.Lease, Payload: payload}, nil)
+			p.lent.Add(1)
+			p.c.g.put(p, envelope.SessionID{}, &envelope.Record{Kind: envelope.Lease, Payload: payload},
+				func(int64, error) { p.lent.Add(-1) })
 		}
 	}
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -18,6 +19,8 @@ const (
 	peerFor = 5 * time.Second
 	// mostPeers is how many gateways an agent is told of.
 	mostPeers = 8
+	// mostHeard is above how many gateways those are forgotten that beat no more.
+	mostHeard = 64
 	// beatsTail is how much of the gateways topic is read at the start: what
 	// lives is heard again within a second.
 	beatsTail = 64
@@ -26,8 +29,11 @@ const (
 // peers are the other gateways of the fleet, as they beat. They are hints for
 // agents that have to leave, nothing more.
 type peers struct {
+	twin burst // another process of our own name beats
+
 	mu    sync.Mutex // guards the following
 	heard map[string]peerBeat
+	self  bool // an own beat was read: what beats under our name from now on is no former life
 }
 
 type peerBeat struct {
@@ -65,6 +71,9 @@ func (g *Gateway) readPeers(failed chan<- error) (follower, error) {
 	if err != nil {
 		return nil, err
 	}
+	g.peers.mu.Lock()
+	g.peers.self = false
+	g.peers.mu.Unlock()
 	return g.k.Follow(topic, 0, max(oldest, next-beatsTail), g.heardPeer, func(err error) { failed <- err }), nil
 }
 
@@ -77,12 +86,24 @@ func (g *Gateway) heardPeer(m bridge.Message) {
 		g.metrics.corrupt.Inc()
 		return
 	}
-	if beat.GetController() || beat.GetBoot() == g.self.Boot {
+	if beat.GetController() {
 		return
 	}
 	p := &g.peers
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	switch {
+	case beat.GetBoot() == g.self.Boot:
+		p.self = true
+		return
+	case beat.GetName() == g.cfg.Name && p.self:
+		// To controller sides each of the two replaces the other, every second.
+		p.twin.log(g, "another gateway has the same name; give each its own", "name", g.cfg.Name, "address", beat.GetAddress())
+		return
+	}
+	if len(p.heard) >= mostHeard {
+		maps.DeleteFunc(p.heard, func(_ string, b peerBeat) bool { return g.now()-b.at > peerFor })
+	}
 	if beat.GetDraining() || beat.GetAddress() == "" {
 		delete(p.heard, beat.GetName())
 		return

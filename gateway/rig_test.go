@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -47,9 +48,10 @@ type rig struct {
 	meta     bridge.Topic
 	log      *slog.Logger
 
-	inc  envelope.Incarnation
-	beat uint64
-	mute chan struct{} // closed: the controller beats no more
+	grace time.Duration // 0: a minute
+	inc   envelope.Incarnation
+	beat  uint64
+	mute  chan struct{} // closed: the controller beats no more
 
 	mu     sync.Mutex
 	ups    map[envelope.SessionID]chan envelope.Record
@@ -161,7 +163,7 @@ func (r *rig) live() {
 	r.Helper()
 	r.beat++
 	m := &logv1.ControllerHeartbeat{Boot: r.beat, Beat: 1, Partitions: 1, UpTopicId: make([]byte, 16), DownTopicId: r.down.ID[:],
-		UpWindow: session.DefaultWindow, MaxFrame: session.MaxFrame, GraceMs: 60_000, Services: []string{"ssh", "web"}}
+		UpWindow: session.DefaultWindow, MaxFrame: session.MaxFrame, GraceMs: uint64(cmp.Or(r.grace, time.Minute).Milliseconds()), Services: []string{"ssh", "web"}}
 	offset := r.send(r.names.Meta, "heartbeat", m)
 	r.inc = envelope.Incarnation{Topic: r.meta.ID, Offset: offset}
 	m.Incarnation = session.IncarnationMessage(r.inc)

@@ -27,6 +27,7 @@ type stream struct {
 	rpc      grpc.BidiStreamingServer[linkv1.AttachRequest, linkv1.AttachResponse]
 	cancel   context.CancelCauseFunc // see cut
 	identity string                  // what the credential proved
+	said     bool                    // ATTACHED was queued; the handler's own
 	paused   atomic.Bool             // the agent side is not read now
 
 	spoke wheelLink // guarded by the wheel
@@ -68,15 +69,14 @@ func (s *stream) receive() error {
 		if err := s.take(m); err != nil {
 			return err
 		}
-		if m.GetFrame() != nil || s.p.open.Load() {
-			// Backpressure: while its partition cannot take more, an agent is
-			// not read, and HTTP/2 stops it. It is told, and counts no misses.
-			s.paused.Store(true)
-			if err := s.p.ready(ctx); err != nil {
-				return causeOf(ctx, err)
-			}
-			s.paused.Store(false)
+		// Backpressure: while its partition cannot take more, an agent is not
+		// read, and HTTP/2 stops it. It is told, and counts no misses. That
+		// holds for heartbeats too, for each may bring a record.
+		s.paused.Store(true)
+		if err := s.p.ready(ctx); err != nil {
+			return causeOf(ctx, err)
 		}
+		s.paused.Store(false)
 	}
 }
 
@@ -217,7 +217,7 @@ func (s *stream) verified() []byte {
 func (s *stream) ticket(now time.Time) []byte {
 	return s.g.cfg.Keys.ticket(&claim{
 		s.relay.ID(), s.identity, s.p.c.name, s.p.index, s.relay.Incarnation(),
-	}, now)
+	}, now.Add(s.p.c.current().grace)) // who comes back within grace has a ticket that lives
 }
 
 // lease returns what the partition's lease says of the stream's session.
@@ -288,7 +288,9 @@ func (s *stream) finish(err error) {
 		g.drop(f)
 		return
 	}
-	g.put(s.p, detached.Session, &detached, nil)
+	if s.said && !s.p.open.Load() { // a hint, which a lapsing lease makes up for
+		g.put(s.p, detached.Session, &detached, nil)
+	}
 	g.linger(f)
 	g.cfg.Logger.Info("detach", "session", f.id, "attempt", s.relay.Attempt(), "why", judge(err).word)
 }

@@ -45,6 +45,10 @@ func (s *stream) step() bool {
 			s.cut(errOver)
 		}
 		return false
+	case f.failed != nil && !isGap(f.failed):
+		s.over = true
+		s.cut(f.failed) // the log may be read elsewhere, or later
+		return false
 	case f.failed != nil:
 		if s.losing {
 			return s.sendHeartbeat()
