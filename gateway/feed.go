@@ -220,7 +220,8 @@ func (f *feed) Record(offset int64, value []byte) bool {
 		return true
 	}
 	if f.cursor >= f.last {
-		f.cursor = max(f.cursor, f.end) // nothing stands in between, and the cache need not know
+		// Nothing stands in between, whether or not the cache still knows.
+		f.cursor = max(f.cursor, offset)
 	}
 	f.gateway().cache.Append(f.id, offset, value)
 	f.last = offset + 1

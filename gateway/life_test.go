@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -226,6 +227,29 @@ func TestSlowAgentIsReadAgainFromKafka(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestIdleSessionNeedsNoPlaceInTheCache(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(func(cfg *Config) { cfg.CacheBytes = 2 << 10 }) // a few empty tails
+		defer g.shut()
+		var idle []*agent
+		for range 20 {
+			a := r.agent("idle").open(g)
+			a.alive()
+			idle = append(idle, a)
+		}
+		r.foreign(10)
+		time.Sleep(5 * time.Second)
+		for _, a := range idle {
+			a.say(envelope.Accept, 1, "")
+			a.wantFrame("first after a while", envelope.Accept, "")
+		}
+		var m dto.Metric
+		if err := g.metrics.reread.Write(&m); err != nil || m.GetCounter().GetValue() > 0 {
+			t.Errorf("%v of 20 were read again from Kafka, %v", m.GetCounter().GetValue(), err)
+		}
+	})
 }
 
 func TestNewerStreamPassesAStuckOne(t *testing.T) {
