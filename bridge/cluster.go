@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -234,9 +235,7 @@ func (cl *cluster) learn(resp *sarama.MetadataResponse) map[string]*topicView {
 		v.ask = cl.asks
 	}
 	cl.control = resp.ControllerID
-	for name, v := range views {
-		cl.topics[name] = v
-	}
+	maps.Copy(cl.topics, views)
 	return views
 }
 

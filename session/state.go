@@ -2,6 +2,7 @@ package session
 
 import (
 	"encoding/binary"
+	"maps"
 	"time"
 
 	"github.com/moorage-dev/moorage/proto/envelope"
@@ -151,9 +152,7 @@ func (r *Registry) Clone() *Registry {
 	for id, t := range r.tombs {
 		c.tombs[id] = new(*t)
 	}
-	for id, at := range r.answered {
-		c.answered[id] = at
-	}
+	maps.Copy(c.answered, r.answered)
 	return c
 }
 

@@ -2,6 +2,7 @@ package explore
 
 import (
 	"errors"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -159,12 +160,7 @@ func (w *world) send(u session.Up) {
 
 // dead reports whether the gateway has ended s, whatever the agent side knows.
 func (w *world) dead(s *stream) bool {
-	for _, t := range w.streams {
-		if s == t {
-			return false
-		}
-	}
-	return true
+	return !slices.Contains(w.streams, s)
 }
 
 func (w *world) arrive(s *stream, u session.Up) {
