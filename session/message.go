@@ -17,6 +17,16 @@ const Version = 1
 // MaxFrame is the largest payload of one frame, in bytes.
 const MaxFrame = 64 << 10
 
+// MostHeartbeat is the longest interval of heartbeats: a stream that is dead
+// must show in bounded time.
+const MostHeartbeat = 5 * time.Minute
+
+// mostGrace is more than anybody keeps a session.
+const mostGrace = 30 * 24 * time.Hour
+
+// MaxWindow is the largest window either side may ask for, in payload bytes.
+const MaxWindow = 16 << 20
+
 // DefaultWindow is the window of either direction, in payload bytes.
 const DefaultWindow = 1 << 20
 

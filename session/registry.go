@@ -1,7 +1,6 @@
 package session
 
 import (
-	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -68,7 +67,7 @@ func (r *Registry) Tick(now time.Time) {
 		}
 		r.horizon = max(r.horizon, t.closeAt)
 		delete(r.tombs, r.order[0])
-		r.order = slices.Delete(r.order, 0, 1)
+		r.order = r.order[1:]
 	}
 	for id, at := range r.answered {
 		if !now.Before(at.Add(answerEvery)) {

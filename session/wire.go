@@ -104,10 +104,16 @@ func ParseWelcome(m *linkv1.Welcome) (Welcome, error) {
 	if w.UpWindow <= 0 || w.MaxFrame <= 0 {
 		return w, violation("window of %d bytes, frames of %d", w.UpWindow, w.MaxFrame)
 	}
-	w.Grace = time.Duration(m.GetGraceMs()) * time.Millisecond
-	w.Heartbeat = max(time.Duration(m.GetHeartbeatIntervalMs())*time.Millisecond, 100*time.Millisecond)
+	w.Grace = duration(m.GetGraceMs(), mostGrace)
+	w.Heartbeat = max(duration(m.GetHeartbeatIntervalMs(), MostHeartbeat), 100*time.Millisecond)
 	w.Persisted, w.Delivered, w.Better = m.GetUpPersisted(), m.GetUpDelivered(), m.GetBetterGateways()
 	return w, nil
+}
+
+// duration returns so many milliseconds, at most `most`: what is multiplied
+// first may overflow.
+func duration(ms uint64, most time.Duration) time.Duration {
+	return time.Duration(min(ms, uint64(most.Milliseconds()))) * time.Millisecond
 }
 
 // WelcomeMessage returns w as it goes on the wire.

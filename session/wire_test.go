@@ -56,6 +56,23 @@ func TestMessagesReadWhatTheyWrite(t *testing.T) {
 	}
 }
 
+func TestAbsurdWelcomeIsBounded(t *testing.T) {
+	for _, ms := range []uint64{0, 1, uint64(24 * time.Hour / time.Millisecond), 1 << 43, 1<<64 - 1} {
+		m := WelcomeMessage(&Welcome{Start: someHello.Start, Incarnation: someHello.Incarnation, UpWindow: 1, MaxFrame: 1})
+		m.HeartbeatIntervalMs, m.GraceMs = ms, ms
+		w, err := ParseWelcome(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w.Heartbeat < 100*time.Millisecond || w.Heartbeat > MostHeartbeat {
+			t.Errorf("a heartbeat interval of %d ms is taken for %v", ms, w.Heartbeat)
+		}
+		if w.Grace < 0 || ms > 1<<40 && w.Grace < time.Hour {
+			t.Errorf("a grace of %d ms is taken for %v", ms, w.Grace)
+		}
+	}
+}
+
 func TestHostileHelloIsRefused(t *testing.T) {
 	for _, test := range []struct {
 		desc  string
