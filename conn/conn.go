@@ -47,6 +47,7 @@ type Conn struct {
 	writing bool   // one Write is under way; others take their turn
 	fin     bool   // the application half-closed
 	closed  bool   // the application closed
+	dropped bool   // joined bytes were given up: nobody may be told that they are persisted
 	over    bool   // done is closed
 	taken   int    // bytes of the head frame already read
 
@@ -87,7 +88,7 @@ func (c *Conn) Changed() {
 func (c *Conn) push() {
 	end := c.cfg.End
 	if end.WriteErr() != nil {
-		c.joined = nil // the role has closed the session: nothing may follow
+		c.drop() // the role has closed the session: nothing may follow
 		return
 	}
 	if !c.ready() {
@@ -115,6 +116,12 @@ func (c *Conn) cut() {
 		c.cfg.End.Write(p)
 	}
 	c.joined, c.hurry = nil, false
+}
+
+// drop gives the joined bytes up.
+func (c *Conn) drop() {
+	c.dropped = c.dropped || len(c.joined) > 0
+	c.joined = nil
 }
 
 func (c *Conn) wake() {
@@ -177,7 +184,7 @@ func (c *Conn) CloseWithReason(ending session.Ending) {
 	c.readDeadline.stop()
 	c.writeDeadline.stop()
 	c.push()
-	c.joined = nil // only what the far side never agreed to hear is left
+	c.drop() // only what the far side never agreed to hear is left
 	c.cfg.CloseSession(ending)
 	c.cfg.Kick()
 	c.wake()

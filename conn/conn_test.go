@@ -16,6 +16,7 @@ import (
 	"golang.org/x/net/nettest"
 
 	"github.com/moorage-dev/moorage/conn"
+	"github.com/moorage-dev/moorage/proto/envelope"
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 	"github.com/moorage-dev/moorage/session"
 )
@@ -324,6 +325,23 @@ func TestFlushWaitsForPersistence(t *testing.T) {
 		if err := p.near.Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+	})
+}
+
+// The far side's CLOSE may bring the news that all frames are persisted; what
+// was written and not yet cut into one is lost with it.
+func TestFlushDoesNotHideWhatACloseDropped(t *testing.T) {
+	story(t, func(t *testing.T, p *path) {
+		p.holding.Store(true)
+		write(t, p.near, "a")
+		write(t, p.near, "joined, and never sent")
+		now := time.Now()
+		p.near.Lock()
+		must(p.agent.Heartbeat(now, session.Heartbeat{Persisted: 2}))
+		must(p.agent.Frame(now, session.Frame{Seq: 2, Kind: envelope.Close, Payload: session.MarshalEnding(session.Ending{Reason: linkv1.Reason_REASON_OK})}))
+		p.near.Changed()
+		p.near.Unlock()
+		wantEnded(t, p.near.Flush(t.Context()), linkv1.Reason_REASON_OK)
 	})
 }
 

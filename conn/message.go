@@ -74,7 +74,7 @@ func (c *Conn) Flush(ctx context.Context) error {
 		if last == 0 && len(c.joined) == 0 {
 			last = end.Written()
 		}
-		if len(c.joined) == 0 && end.Persisted() >= last {
+		if len(c.joined) == 0 && end.Persisted() >= last && !c.dropped {
 			return true, nil
 		}
 		if ending, ended := end.Ended(); ended {
