@@ -63,8 +63,8 @@ func (cfg *Config) check() error {
 	if cfg.Controller == "" {
 		return errors.New("link: no controller named: set Config.Controller")
 	}
-	if cfg.Window < 0 || cfg.Window > 1<<30 {
-		return fmt.Errorf("link: window of %d bytes; want at most 1 GiB", cfg.Window)
+	if cfg.Window < 0 || cfg.Window > session.MaxWindow {
+		return fmt.Errorf("link: window of %d bytes; want at most %d", cfg.Window, session.MaxWindow)
 	}
 	words := []string{cfg.Controller, cfg.Agent, cfg.Credential}
 	for k, v := range cfg.Labels {

@@ -366,6 +366,22 @@ func TestBackoffWithoutHints(t *testing.T) {
 	}, "g1:1")
 }
 
+func TestGatewayThatWelcomesAndCutsIsLeft(t *testing.T) {
+	inBubble(t, func(t *testing.T, fl *fleet) {
+		c := fl.client(at("g1:1", "g2:1"))
+		defer closeClient(t, c)
+		_, p := fl.opened(c)
+		bad := p.gateway
+		for range 3 {
+			p.refuse(codes.Unavailable, "the log cannot be read here", 0)
+			if p = fl.attach("comes again").welcome(); p.gateway != bad {
+				return
+			}
+		}
+		t.Error("the session comes back to the same gateway again and again")
+	}, "g1:1", "g2:1")
+}
+
 func TestUsefulStreamsAreNoFailures(t *testing.T) {
 	for _, tt := range []struct {
 		desc   string

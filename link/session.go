@@ -216,6 +216,11 @@ func (s *Session) over(ctx context.Context, gateway string, o outcome) bool {
 // nothing got on meanwhile.
 const lasted = time.Second
 
+// proved reports whether the stream showed that things work.
+func (o *outcome) proved(now time.Time) bool {
+	return o.useful || !o.welcomed.IsZero() && now.Sub(o.welcomed) >= lasted
+}
+
 // judge learns from how an attach ended. It returns how long to wait before the next.
 func (s *Session) judge(w *walk, gateway string, o outcome) (wait time.Duration) {
 	c, now := s.client, time.Now()
@@ -239,7 +244,11 @@ func (s *Session) judge(w *walk, gateway string, o outcome) (wait time.Duration)
 		w.hints = slices.DeleteFunc(c.shuffled(o.drain.GetReconnectTo()), func(g string) bool { return g == gateway })
 	default:
 		c.stats.lost.Add(1)
-		w.first(gateway)
+		if o.proved(now) {
+			w.first(gateway)
+		} else {
+			w.last(gateway) // it welcomes and cannot serve: another may
+		}
 		w.hints = o.better
 		if hint := retryHint(o.err); hint > 0 {
 			w.leave(gateway, now.Add(hint))
@@ -249,7 +258,7 @@ func (s *Session) judge(w *walk, gateway string, o outcome) (wait time.Duration)
 			w.last(gateway)
 		}
 	}
-	if o.useful || !o.welcomed.IsZero() && now.Sub(o.welcomed) >= lasted {
+	if o.proved(now) {
 		w.failures = 0
 	}
 	if o.drain == nil || w.failures > 0 {
