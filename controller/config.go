@@ -38,9 +38,9 @@ const (
 	DefaultAcceptQueue  = 1024
 )
 
-// maxWindow bounds what an agent side may have us keep for it, and what
-// it may be asked to keep for us.
-const maxWindow = 16 << 20
+// maxOpen bounds the payload of an OPEN: names and labels, which stay as long
+// as the session does.
+const maxOpen = 16 << 10
 
 // resolve checks cfg and puts its defaults in.
 func (cfg Config) resolve() (Config, error) {
@@ -56,8 +56,8 @@ func (cfg Config) resolve() (Config, error) {
 	if cfg.Window == 0 {
 		cfg.Window = session.DefaultWindow
 	}
-	if cfg.Window < 0 || cfg.Window > maxWindow {
-		return cfg, fmt.Errorf("controller: window of %d bytes: want 1 to %d", cfg.Window, maxWindow)
+	if cfg.Window < 0 || cfg.Window > session.MaxWindow {
+		return cfg, fmt.Errorf("controller: window of %d bytes: want 1 to %d", cfg.Window, session.MaxWindow)
 	}
 	if cfg.SessionLimit <= 0 {
 		cfg.SessionLimit = DefaultSessionLimit

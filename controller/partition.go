@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"fmt"
 	"sync"
 	"time"
 
@@ -119,11 +120,14 @@ func (p *partition) open(now time.Time, rec *envelope.Record) {
 		return
 	}
 	role, err := session.NewController(now, rec, c.cfg.Window, c.cfg.Grace)
+	if err == nil && len(rec.Payload) > maxOpen {
+		err = fmt.Errorf("controller: OPEN of %d bytes, at most %d", len(rec.Payload), maxOpen)
+	}
 	if err != nil {
 		c.log.Warn("unreadable OPEN", "session", rec.Session, "err", err)
 		p.answer(&envelope.Record{
 			Kind: envelope.Ended, Session: rec.Session, Incarnation: rec.Incarnation, Attempt: rec.Attempt,
-			Payload: session.MarshalEnding(session.Ending{Reason: linkv1.Reason_REASON_PROTOCOL_ERROR, Text: "unreadable OPEN"}),
+			Payload: session.MarshalEnding(session.Ending{Reason: linkv1.Reason_REASON_PROTOCOL_ERROR, Text: "unreadable OPEN, or one of more than 16 KiB"}),
 		})
 		return
 	}
@@ -158,7 +162,7 @@ func (p *partition) refusal(role *session.Controller) (session.Ending, bool) {
 		return ending(linkv1.Reason_REASON_REFUSED, "the controller holds as many sessions as it may"), true
 	case err != nil || start.Topic != c.topics.down.ID || start.Partition != p.index:
 		return ending(linkv1.Reason_REASON_DATA_LOSS, "the session starts in another log than the controller writes"), true
-	case open.GetDownWindow() > maxWindow:
+	case open.GetDownWindow() > session.MaxWindow:
 		return ending(linkv1.Reason_REASON_REFUSED, "down window too large"), true
 	}
 	return session.Ending{}, false

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -294,6 +295,8 @@ func TestOpensThatMakeNoSense(t *testing.T) {
 			wantEnd(envelope.Reject, linkv1.Reason_REASON_DATA_LOSS, time.Second)
 		r.peer(c).open(g, func(o *linkv1.Open) { o.DownWindow = 1 << 31 }).
 			wantEnd(envelope.Reject, linkv1.Reason_REASON_REFUSED, time.Second)
+		r.peer(c).open(g, func(o *linkv1.Open) { o.Service = strings.Repeat("s", maxOpen) }).
+			wantEnd(envelope.Ended, linkv1.Reason_REASON_PROTOCOL_ERROR, time.Second)
 		p := r.peer(c)
 		p.frame(envelope.Open, marshal(&linkv1.Open{StartPosition: session.PositionMessage(envelope.Position{Topic: r.down.ID})}), []byte{0xff})
 		p.wantEnd(envelope.Ended, linkv1.Reason_REASON_PROTOCOL_ERROR, time.Second)
