@@ -31,7 +31,7 @@ type Config struct {
 	ReplayScans int // backlogs read from Kafka at once; 0: the bridge's. Others wait
 	Controllers int // controllers followed at once; 0: 256. Above: RESOURCE_EXHAUSTED
 
-	Heartbeat    time.Duration // of streams; 0: 5 s
+	Heartbeat    time.Duration // of streams; 0: 5 s. New refuses more than session.MostHeartbeat
 	HelloTimeout time.Duration // from a stream's begin to its Hello; 0: 10 s
 	Linger       time.Duration // a session's down log is read on after its stream broke; 0: 30 s
 	DrainTimeout time.Duration // for Drain without a deadline of its own; 0: 30 s

@@ -21,6 +21,7 @@ import (
 	"github.com/moorage-dev/moorage/buffer"
 	"github.com/moorage-dev/moorage/proto/envelope"
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
+	"github.com/moorage-dev/moorage/session"
 )
 
 // A Gateway serves the agent sides of sessions.
@@ -65,6 +66,9 @@ func New(ctx context.Context, cfg Config) (*Gateway, error) {
 	cfg, err := cfg.resolve()
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Heartbeat > session.MostHeartbeat {
+		return nil, fmt.Errorf("gateway: heartbeats every %v; at most every %v", cfg.Heartbeat, session.MostHeartbeat)
 	}
 	k, err := dial(ctx, cfg.Bridge)
 	if err != nil {
