@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"strings"
@@ -48,6 +49,26 @@ func TestDialSaysWhatWhereAndHow(t *testing.T) {
 			if d := time.Since(begun); d > dialWithin {
 				t.Errorf("%s: it took %v", tt.desc, d)
 			}
+		}
+	})
+}
+
+func TestDeniedTopicsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newTestKafka(t, 1, 1, nil)
+		for i := range 3 * mostDenied {
+			if _, err := k.client.Topic(t.Context(), fmt.Sprintf("nobody-%d", i)); !errors.Is(err, ErrNoTopic) {
+				t.Fatal(err)
+			}
+		}
+		cl := k.client.cluster
+		cl.mu.Lock()
+		defer cl.mu.Unlock()
+		if n := len(cl.topics); n > 2*mostDenied {
+			t.Errorf("%d topics remembered, of which one exists", n)
+		}
+		if cl.topics[testTopic] == nil {
+			t.Error("that one is forgotten")
 		}
 	})
 }

@@ -22,7 +22,8 @@ type cluster struct {
 	mu      sync.Mutex // guards what follows, to running
 	brokers map[int32]string
 	control int32                 // the broker to which topics are entrusted
-	topics  map[string]*topicView // the latest answer for each topic asked for
+	topics  map[string]*topicView // the latest answer for each topic asked for, existing or lately denied
+	prune   int                   // topics is looked through when it has so many
 	asks    uint64                // questions begun; orders views and failures
 	next    *round                // those who wait for the next question
 	running bool                  // ask runs in a goroutine
@@ -31,6 +32,9 @@ type cluster struct {
 	conn *conn
 	good string // the address that answered last
 }
+
+// mostDenied is after how many new names those of topics that do not exist are forgotten.
+const mostDenied = 1000
 
 // A topicView is one answer about one topic; it never changes.
 type topicView struct {
@@ -236,6 +240,11 @@ func (cl *cluster) learn(resp *sarama.MetadataResponse) map[string]*topicView {
 	}
 	cl.control = resp.ControllerID
 	maps.Copy(cl.topics, views)
+	if len(cl.topics) >= cl.prune {
+		// Agents may name any controller. Who still needs to know asks again.
+		maps.DeleteFunc(cl.topics, func(name string, v *topicView) bool { return v.err != nil && views[name] == nil })
+		cl.prune = len(cl.topics) + mostDenied
+	}
 	return views
 }
 
