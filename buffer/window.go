@@ -30,7 +30,8 @@ type Window struct {
 	frames    []Frame // frames[i].Seq == delivered+1+i
 	persisted uint64  // highest contiguous persisted seq; at least delivered
 	delivered uint64
-	bytes     int // counted bytes in frames
+	bytes     int    // counted bytes in frames
+	total     uint64 // counted bytes ever delivered
 }
 
 // Room reports whether a counted frame of n bytes may be pushed. A frame
@@ -59,6 +60,9 @@ func (w *Window) Persisted() uint64 { return w.persisted }
 
 // Delivered returns the highest seq known delivered.
 func (w *Window) Delivered() uint64 { return w.delivered }
+
+// DeliveredBytes returns the counted bytes of all frames known delivered.
+func (w *Window) DeliveredBytes() uint64 { return w.total }
 
 // Outstanding returns the counted bytes pushed and not yet delivered.
 func (w *Window) Outstanding() int { return w.bytes }
@@ -91,6 +95,7 @@ func (w *Window) Deliver(seq uint64) (news bool, err error) {
 	n := int(seq - w.delivered)
 	for i := range w.frames[:n] {
 		w.bytes -= w.frames[i].counted
+		w.total += uint64(w.frames[i].counted)
 		w.frames[i] = Frame{}
 	}
 	w.frames = w.frames[n:]

@@ -215,11 +215,13 @@ func (s *Session) presence() (id envelope.SessionID, value []byte, ended bool) {
 	s.Lock()
 	defer s.Unlock()
 	open := s.role.Open()
+	up, down := s.role.Bytes()
+	s.told = up + down
 	m := &logv1.SessionPresence{
 		SessionId: s.id[:], Agent: open.GetAgent(), Labels: open.GetLabels(), Kind: open.GetKind(), Service: open.GetService(),
 		Gateway: s.seen.gateway.Name, Attempt: s.seen.attempt, Partition: s.p.index,
 		Incarnation: session.IncarnationMessage(s.c.incarnation), OpenedMs: s.opened.UnixMilli(),
-		RemoteAddress: s.role.Verified().GetRemoteAddress(), State: logv1.SessionState_SESSION_STATE_ATTACHED,
+		RemoteAddress: s.role.Verified().GetRemoteAddress(), UpBytes: up, DownBytes: down, State: logv1.SessionState_SESSION_STATE_ATTACHED,
 	}
 	if !s.seen.attached {
 		m.State = logv1.SessionState_SESSION_STATE_DETACHED

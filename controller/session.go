@@ -30,6 +30,7 @@ type Session struct {
 	// Under the Conn's lock.
 	seen   attachment
 	buried bool      // the role is Over and lives on in the Registry only
+	told   uint64    // bytes, both ways, that its presence said when it was last written
 	armed  time.Time // when the timer was asked for last; zero: not in wakes
 
 	// Under presence's lock.
@@ -155,6 +156,9 @@ func (s *Session) lease(now time.Time, gateway envelope.Gateway, e *envelope.Lea
 	}
 	s.role.Lease(now, gateway, e)
 	s.changed(now)
+	if up, down := s.role.Bytes(); up+down != s.told {
+		s.c.presence.mark(s) // often enough for counts, and costs frames nothing
+	}
 	return true
 }
 

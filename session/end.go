@@ -28,6 +28,8 @@ type End struct {
 	reported   uint64 // last consumed that was sent to the other side
 	unreported int    // payload bytes consumed since
 
+	took uint64 // payload bytes consumed in the session's life
+
 	finIn, finOut bool // FIN accepted; FIN or CLOSE pushed
 	closeOut      bool // CLOSE or REJECT pushed: nothing may follow
 	closeIn       bool // CLOSE or REJECT accepted: nothing can follow
@@ -83,6 +85,10 @@ func (e *End) CloseWrite() {
 	}
 }
 
+// Bytes returns the payload bytes that reached the applications in the
+// session's life: this side's (in) and, as far as it is known here, the other's (out).
+func (e *End) Bytes() (in, out uint64) { return e.took, e.out.DeliveredBytes() }
+
 // WriteErr says why nothing can be written any more; nil while it can.
 func (e *End) WriteErr() error {
 	switch {
@@ -108,6 +114,7 @@ func (e *End) Consume() {
 	n := len(e.in[0].Payload)
 	e.inBytes -= n
 	e.unreported += n
+	e.took += uint64(n)
 	e.consumed = e.in[0].Seq
 	e.in[0] = Frame{}
 	e.in = e.in[1:]
