@@ -338,6 +338,37 @@ func TestPresence(t *testing.T) {
 	})
 }
 
+// What an operator sees of a session's bytes is at most a lease old, and at the
+// end exact.
+func TestPresenceCountsBytes(t *testing.T) {
+	story(t, func(r *rig) {
+		c := r.start(r.config())
+		g := r.gateway("gw", 1)
+		p := r.peer(c).open(g, nil)
+		s := r.accept(c)
+		p.want(envelope.Accept, patience)
+		p.data("four")
+		r.wantMessage(s, "four")
+		if err := s.Send(r.Context(), []byte("fifteen bytes..")); err != nil {
+			r.Fatal(err)
+		}
+		p.wantData("fifteen bytes..")
+		time.Sleep(2 * time.Second)
+		p.lease(g)
+		time.Sleep(2 * time.Second)
+		if now := r.presence()[p.id.String()]; now.GetUpBytes() != 4 || now.GetDownBytes() != 15 {
+			r.Errorf("attached: %d up, %d down; want 4 and 15", now.GetUpBytes(), now.GetDownBytes())
+		}
+		p.data("more")
+		r.wantMessage(s, "more")
+		s.CloseWithReason(ending(linkv1.Reason_REASON_OPERATOR, "enough"))
+		time.Sleep(2 * time.Second)
+		if now := r.presence()[p.id.String()]; now.GetUpBytes() != 8 || now.GetDownBytes() != 15 {
+			r.Errorf("ended: %d up, %d down; want 8 and 15", now.GetUpBytes(), now.GetDownBytes())
+		}
+	})
+}
+
 func TestPresenceOfOlderIncarnations(t *testing.T) {
 	story(t, func(r *rig) {
 		first := r.start(r.config())
@@ -453,8 +484,8 @@ func TestStartRefuses(t *testing.T) {
 				r.Errorf("%s: started", tc.desc)
 				continue
 			}
-			if !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "\n") {
-				r.Errorf("%s: %v; want one line with %q", tc.desc, err, tc.want)
+			if !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "\n") || len(err.Error()) > 250 {
+				r.Errorf("%s: %v; want one short line with %q", tc.desc, err, tc.want)
 			}
 		}
 	})

@@ -125,16 +125,6 @@ func (r *rig) start(cfg Config) *Controller {
 	return c
 }
 
-// send writes one record of a state topic.
-func (r *rig) send(topic, key string, m proto.Message) int64 {
-	r.Helper()
-	var value []byte
-	if m != nil {
-		value = marshal(m)
-	}
-	return r.written(func(done func(int64, error)) { r.producer.Send(topic, 0, []byte(key), value, done) })
-}
-
 func (r *rig) written(put func(done func(int64, error))) int64 {
 	r.Helper()
 	type result struct {

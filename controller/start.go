@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -90,11 +89,11 @@ func (c *Controller) check(ctx context.Context) error {
 	if len(problems) == 0 {
 		return nil
 	}
-	lines := make([]string, len(problems))
-	for i, p := range problems {
-		lines[i] = p.String()
+	more := ""
+	if n := len(problems) - 1; n > 0 {
+		more = fmt.Sprintf(" (and %d more; moorage topics check lists all)", n) // a line is to be read by people
 	}
-	return fmt.Errorf("controller: topics of %s: %s", c.cfg.Name, strings.Join(lines, "; "))
+	return fmt.Errorf("controller: topics of %s: %s%s", c.cfg.Name, problems[0], more)
 }
 
 // look finds out what the topics are now.
