@@ -32,7 +32,6 @@ type path struct {
 var (
 	incarnation = envelope.Incarnation{Topic: envelope.TopicID{1}, Offset: 7}
 	start       = envelope.Position{Topic: envelope.TopicID{2}, Partition: 3, Offset: 100}
-	gateway     = envelope.Gateway{Name: "g1", Boot: 1}
 )
 
 // newPath returns a session that was opened and accepted.

@@ -94,10 +94,9 @@ type session struct {
 	id        envelope.SessionID
 	partition int32
 	mode      Mode
-	next      uint64 // down seq, owned by whoever sends: the echo or the source
-	taken     uint64 // last up seq taken
-	owed      int    // bytes taken and not reported
-	told      uint64
+	next      uint64      // down seq, owned by whoever sends: the echo or the source
+	taken     uint64      // last up seq taken
+	owed      int         // bytes taken and not reported
 	delivered chan uint64 // down seq the agent has taken, latest only; source
 	cancel    context.CancelFunc
 }
