@@ -299,7 +299,7 @@ func idle(ctx context.Context, r *running) (figures, error) {
 		return nil, err
 	}
 	per := func(name string) float64 { return (full[name] - empty[name]) / float64(n) }
-	return figures{"RSS B": per("rss"), "heap+stack B": per("live")}, nil
+	return figures{"RSS B": per("rss"), "heap+stack B": per("heap") + per("stack"), "of it stack B": per("stack")}, nil
 }
 
 // memory reads a gateway's memory; with collect just after its next garbage
@@ -322,7 +322,7 @@ func (r *running) memory(ctx context.Context, collect bool) (map[string]float64,
 		return nil, fmt.Errorf("no %s at %s", heap, r.metrics)
 	}
 	rss, err := r.gateway.rss()
-	return map[string]float64{"rss": rss, "live": m[heap] + m[stack]}, err
+	return map[string]float64{"rss": rss, "heap": m[heap], "stack": m[stack]}, err
 }
 
 // flood compares one session's round trips in calm with those beside a session
