@@ -154,6 +154,7 @@ type binding struct {
 	incarnation envelope.Incarnation
 	start       envelope.Position
 	lost        bool // the position is of a log that is no more
+	stale       bool // view is of a meta topic that is no more, incarnation is not
 	fresh       bool // the session opens with this stream
 }
 
@@ -191,7 +192,12 @@ func (g *Gateway) bind(ctx context.Context, h *session.Hello, identity string) (
 		b.start = envelope.Position{Topic: v.down, Partition: index, Offset: end}
 		return b, nil, err
 	}
-	if v.incarnation.NewerThan(h.Incarnation) {
+	stale, err := c.behind(ctx, &v, h.Incarnation)
+	if err != nil {
+		return b, nil, err
+	}
+	b.stale = stale
+	if !stale && v.incarnation.NewerThan(h.Incarnation) {
 		gone := goneClose(v.incarnation, "a newer process of controller "+c.name+" has taken over")
 		return b, &gone, nil
 	}
@@ -285,7 +291,9 @@ func (s *stream) greet(b *binding) error {
 	s.kick()
 	f.mu.Unlock()
 	// A heartbeat read meanwhile found the stream not yet among those to tell.
-	if v := s.p.c.current(); v.incarnation.NewerThan(s.relay.Incarnation()) {
+	v := s.p.c.current()
+	stale := b.stale && v.incarnation.Topic == b.view.incarnation.Topic
+	if !stale && v.incarnation.NewerThan(s.relay.Incarnation()) {
 		s.end(goneClose(v.incarnation, "a newer process of controller "+s.p.c.name+" has taken over"))
 	}
 	if s.g.draining.Load() {

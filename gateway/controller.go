@@ -279,6 +279,16 @@ func (c *controller) current() view {
 	return c.view
 }
 
+// behind reports whether the session's incarnation is of the meta topic that
+// is there now, and v of one that is no more: the heartbeat read here is old.
+func (c *controller) behind(ctx context.Context, v *view, inc envelope.Incarnation) (bool, error) {
+	if v.incarnation.Topic == inc.Topic {
+		return false, nil
+	}
+	meta, err := c.g.k.Topic(ctx, c.topics.Meta) // the broker knows
+	return err == nil && meta.ID == inc.Topic, err
+}
+
 // endOlder tells the sessions of older incarnations that theirs is gone.
 func (c *controller) endOlder(inc envelope.Incarnation) {
 	for _, s := range c.streams() {

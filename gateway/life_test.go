@@ -58,6 +58,44 @@ func TestStaleViewLetsNewerSessionsIn(t *testing.T) {
 	})
 }
 
+// The meta topic was created again, a new process of the controller lives in
+// it, and this gateway has not noticed: it must not take its own heartbeat for
+// the newer one.
+func TestStaleViewOfAnotherMetaTopic(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		defer g.shut()
+		old := r.agent("a0").open(g)
+		old.drop()
+		old.want("hint", envelope.Detached)
+		r.silence()
+		if err := r.kafka.Cluster.DeleteTopic(r.names.Meta); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.kafka.Cluster.CreateTopic(r.names.Meta, 1, nil); err != nil {
+			t.Fatal(err)
+		}
+		r.meta = r.topic(r.names.Meta)
+		var err error
+		if r.producer, err = r.client.NewProducer(); err != nil {
+			t.Fatal(err)
+		}
+		r.live()
+		a := r.agent("a1")
+		a.hello.StartPosition, a.hello.Position = old.hello.StartPosition, old.hello.Position
+		a.hello.Incarnation = session.IncarnationMessage(r.inc)
+		a.hello.Ticket = g.cfg.Keys.ticket(&claim{a.id, "a1", "test", 0, r.inc}, time.Now())
+		a.attach(g)
+		a.alive()
+		time.Sleep(20 * time.Second) // now it has noticed
+		a.heartbeat(&linkv1.Heartbeat{Probe: true})
+		a.want("the session goes on", envelope.Probe)
+		old.dial(g)
+		old.wantClose(linkv1.Reason_REASON_CONTROLLER_GONE)
+		r.agent("a2").open(g)
+	})
+}
+
 func TestSilentControllerIsGoneAfterItsGrace(t *testing.T) {
 	story(t, func(r *rig) {
 		g := r.gateway(nil)
