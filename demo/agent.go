@@ -46,7 +46,9 @@ func hostOf(name string, life int) string {
 
 // live runs one process after the other until it is quiet.
 func (a *agent) live() {
+	rng := a.w.rng(uint64(a.index) | 1<<41)
 	for a.once() {
+		a.w.sleep(time.Duration(20+rng.IntN(80)) * time.Millisecond) // as a supervisor does
 	}
 }
 

@@ -34,11 +34,14 @@ type Result struct {
 	Break    string            `json:"break,omitempty"`
 	Faults   map[FaultKind]int `json:"faults"` // met, by kind
 	Schedule []Fault           `json:"schedule"`
-	Settled  bool              `json:"settled"` // everything came to rest in time
+	Settled  bool              `json:"settled"`         // everything came to rest in time
+	Wrong    []string          `json:"wrong,omitempty"` // beside the sessions
+
+	Interrupted bool `json:"interrupted,omitempty"` // before its time was over
 }
 
 // Clean reports whether every promise was kept.
-func (r Result) Clean() bool { return r.Settled && r.Report.Clean() }
+func (r Result) Clean() bool { return r.Settled && len(r.Wrong) == 0 && r.Report.Clean() }
 
 // settle is how long everything may take to come to rest after the traffic.
 const settle = 90 * time.Second
@@ -60,21 +63,25 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	fmt.Fprintf(cfg.Out, "moorage demo: the Kafka here is embedded, in memory, and gone when this ends\n")
 	fmt.Fprintf(cfg.Out, "%d agents, %d gateways, %d faults in %v, seed %d\n", cfg.Agents, cfg.Gateways, len(r.Schedule), cfg.Duration, cfg.Seed)
 
-	w, err := NewWorld(ctx, cfg.World)
+	// An interruption ends the schedule, not the world: what is under way is
+	// still waited for, and judged.
+	w, err := NewWorld(context.WithoutCancel(ctx), cfg.World)
 	if err != nil {
 		return r, err
 	}
 	defer w.Close()
 	d := display{out: cfg.Out, terminal: cfg.Terminal, w: w, started: time.Now()}
 	stop := d.run()
-	err = w.follow(ctx, r.Schedule, cfg.Duration, d.say)
-	if err == nil {
+	if err := w.follow(ctx, r.Schedule, cfg.Duration, d.say); err != nil {
+		r.Interrupted = true
+		d.say("interrupted; the verdict so far follows when what is under way has arrived")
+	} else {
 		d.say("traffic ends; waiting for everything under way")
-		r.Settled = w.Quiet(settle)
 	}
+	r.Settled = w.Quiet(settle)
 	stop()
-	r.Report, r.Faults = w.Report(true), w.Met()
-	return r, err
+	r.Report, r.Faults, r.Wrong = w.Report(true), w.Met(), w.Wrong()
+	return r, nil
 }
 
 func (cfg *Config) defaults() {
@@ -146,6 +153,12 @@ func (r Result) String() string {
 		if n, ok := r.Faults[k]; ok {
 			fmt.Fprintf(&b, "met %-20s %d\n", k, n)
 		}
+	}
+	for _, w := range r.Wrong {
+		fmt.Fprintln(&b, "wrong:", w)
+	}
+	if r.Interrupted {
+		fmt.Fprintln(&b, "interrupted before its time was over")
 	}
 	if !r.Settled {
 		fmt.Fprintf(&b, "not everything came to rest within %v\n", settle)

@@ -26,8 +26,10 @@ func (w *World) Strike(f Fault) {
 		w.struck(f.Kind, 1, w.heldBy(n.addr)...)
 		w.freeze(n.name, f.For)
 	case LinkCut, LinkHalfOpen:
-		a := w.agent(f.Target)
-		links := w.net.Links(linksFrom(a.host()))
+		a, links := w.linked(f.Target)
+		if at := a.at(); f.Kind == LinkHalfOpen && at != "" { // one link, and not the spare ones
+			links = slices.DeleteFunc(links, func(l *fabric.Link) bool { return l.To != at })
+		}
 		w.struck(f.Kind, len(links), a)
 		for _, l := range links {
 			if f.Kind == LinkCut {
@@ -80,6 +82,17 @@ func (w *World) Strike(f Fault) {
 func (w *World) agent(target int) *agent { return w.agents[target%len(w.agents)] }
 func (w *World) node(target int) *node   { return w.gateways[target%len(w.gateways)] }
 
+// linked returns an agent that has links, the target if it has.
+func (w *World) linked(target int) (a *agent, links []*fabric.Link) {
+	for i := range w.agents {
+		a = w.agent(target + i)
+		if links = w.net.Links(linksFrom(a.host())); len(links) > 0 {
+			break
+		}
+	}
+	return a, links
+}
+
 // updown returns one of the two topics of records.
 func (w *World) updown(target int) string {
 	if target%2 == 0 {
@@ -104,7 +117,7 @@ const (
 	// bringFor bounds how long a state is waited for.
 	bringFor = 700 * time.Millisecond
 	// bringEvery is how often agents are looked at meanwhile.
-	bringEvery = 5 * time.Millisecond
+	bringEvery = 10 * time.Millisecond
 )
 
 // bring waits until a session is in the state that f is to strike, and aims f
@@ -203,18 +216,31 @@ func (w *World) cutKafka(f Fault) {
 	}
 }
 
+// holdFor is how long Kafka takes nothing before a gateway is killed.
+const holdFor = 50 * time.Millisecond
+
 func (w *World) replaceGateway(f Fault) {
 	w.mu.Lock()
 	n := w.node(f.Target)
+	for i := 1; n.gw == nil && i < len(w.gateways); i++ { // down already: another one
+		n = w.node(f.Target + i)
+	}
 	gw, serving := n.gw, n.serving
 	n.gw = nil
 	w.mu.Unlock()
 	if gw == nil {
-		return // down already
+		return // all are down
+	}
+	if f.Kind == GatewayKilled { // while it has something that it can lose
+		defer w.broker.TopicStalled(w.topics.Up).Remove()
+		w.sleep(holdFor)
 	}
 	w.struck(f.Kind, 1, w.heldBy(n.addr)...)
+	dead := make(chan struct{})
+	defer func() { <-dead }()
 	w.restart.Go(func() {
 		if f.Kind == GatewayDrained {
+			close(dead)
 			ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
 			_ = gw.Drain(ctx) // who has not left in time is dropped
 			cancel()
@@ -223,6 +249,7 @@ func (w *World) replaceGateway(f Fault) {
 			for _, l := range w.net.Links(func(l *fabric.Link) bool { return l.From == n.name || l.To == n.addr }) {
 				l.Reset()
 			}
+			close(dead) // not a word more of it gets out
 			gw.Kill()
 		}
 		<-serving

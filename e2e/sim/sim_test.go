@@ -16,6 +16,7 @@ import (
 	"os"
 	"reflect"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -92,11 +93,11 @@ type plan struct {
 
 func planOf(seed uint64) plan {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	p := plan{length: 15 * time.Second}
+	p := plan{length: 9 * time.Second}
 	p.world = demo.WorldConfig{
 		Agents: 5 + rng.IntN(3), Gateways: 2 + rng.IntN(2), Seed: seed, Partitions: 1 << rng.IntN(3),
-		Messages: 20 + rng.IntN(20), Every: time.Duration(50+rng.IntN(250)) * time.Millisecond, MaxSize: 1 << (4 + rng.IntN(8)),
-		Grace: 30 * time.Second,
+		Messages: 20 + rng.IntN(20), Every: time.Duration(50+rng.IntN(150)) * time.Millisecond, MaxSize: 1 << (4 + rng.IntN(8)),
+		Grace: time.Minute,
 	}
 	switch rng.IntN(6) {
 	case 0: // a window that is often full
@@ -208,5 +209,6 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "sim: needs the timers of Go 1.23 and later")
 		os.Exit(2)
 	}
+	debug.SetGCPercent(400) // short lives: most of it is garbage before it is looked at
 	os.Exit(m.Run())
 }
