@@ -328,7 +328,7 @@ func (st *stream) detach() {
 		st.Lock()
 		defer st.Unlock()
 		if st.giveUp == timer { // else it fired while Welcome came
-			st.abandon(session.Ending{Reason: linkv1.Reason_REASON_GRACE, Text: "no gateway could be reached for " + after.String()})
+			st.abandon(session.Ending{Reason: linkv1.Reason_REASON_GRACE, Text: "no gateway welcomed it for " + after.String() + because(st.last)})
 		}
 	})
 	st.giveUp = timer
