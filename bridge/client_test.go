@@ -137,7 +137,7 @@ func TestLogin(t *testing.T) {
 		{"SCRAM-SHA-512", SASL{"SCRAM-SHA-512", "s512", "secret"}, ours, ""},
 		{"wrong password", SASL{"SCRAM-SHA-512", "s512", "wrong"}, ours, `SASL SCRAM-SHA-512 login of user "s512"`},
 		{"wrong plain password", SASL{"PLAIN", "plain", "wrong"}, ours, "check mechanism, user and password"},
-		{"not trusted", SASL{"PLAIN", "plain", "secret"}, &tls.Config{}, "certificate"},
+		{"not trusted", SASL{"PLAIN", "plain", "secret"}, &tls.Config{}, "unknown authority (check the authority's certificate (--kafka-ca)"},
 		{"no TLS", SASL{"PLAIN", "plain", "secret"}, nil, "agree on TLS"},
 		{"no SASL", SASL{}, ours, "agree on TLS and SASL"},
 	} {

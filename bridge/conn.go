@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -68,11 +69,20 @@ func (c *Client) dial(ctx context.Context, addr string, timeout time.Duration) (
 	// Connected waits for the SASL exchange, the only thing Open still does.
 	if ok, err := b.Connected(); !ok {
 		raw.Close()
+		if distrusts(err) {
+			return nil, err // long before a login
+		}
 		_, silent := errors.AsType[net.Error](err)
 		silent = silent || errors.Is(err, io.EOF)
 		return nil, &authError{user: c.cfg.SASL.User, mechanism: c.cfg.SASL.Mechanism, silent: silent, err: err}
 	}
 	return &conn{Broker: b, raw: raw}, nil
+}
+
+// distrusts reports whether err is about the broker's certificate.
+func distrusts(err error) bool {
+	_, ok := errors.AsType[*tls.CertificateVerificationError](err)
+	return ok
 }
 
 // An authError says that a broker was reached but did not let us in.
@@ -156,6 +166,9 @@ func hint(err error) string {
 			return "check mechanism, user and password, and that both sides agree on TLS"
 		}
 		return "check mechanism, user and password"
+	}
+	if distrusts(err) {
+		return "check the authority's certificate (--kafka-ca), and that the broker's own names this address"
 	}
 	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() || errors.Is(err, context.DeadlineExceeded) {
 		return "check that the address is right, that no firewall drops packets, and that both sides agree on TLS"
