@@ -179,6 +179,29 @@ func TestSilentStreamIsLeftAfterThreeHeartbeats(t *testing.T) {
 	}, "g1:1")
 }
 
+func TestSilenceMakesIdleConnectionsDoubtfulToo(t *testing.T) {
+	inBubble(t, func(t *testing.T, fl *fleet) {
+		c := fl.client(at("g1:1", "g2:1"))
+		defer closeClient(t, c)
+		_, p := fl.opened(c)
+		p.refuse(codes.Unavailable, "a produce failed", 0)
+		fl.attach("the same gateway").refuse(codes.ResourceExhausted, "full", 0)
+		q := fl.attach("the other gateway")
+		if q.gateway == p.gateway {
+			t.Fatal("the session returns to the gateway that refused it")
+		}
+		q.welcome()
+		synctest.Wait()
+		heard := time.Now()
+		fl.blackhole("g1:1") // the network breaks: the connection in use,
+		fl.blackhole("g2:1") // and the one that was kept
+		r := fl.attach("resume")
+		if took := r.at.Sub(heard); took > 16*time.Second {
+			t.Errorf("comes again after %v: it waited on a connection that was half-open too", took)
+		}
+	}, "g1:1", "g2:1")
+}
+
 func TestSilentGatewayGoesToTheEndOfTheList(t *testing.T) {
 	inBubble(t, func(t *testing.T, fl *fleet) {
 		c := fl.client(at("g1:1", "g2:1"))

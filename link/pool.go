@@ -123,6 +123,28 @@ func (p *pool) retire(s *shared) {
 	}
 }
 
+// doubt closes the connections that nobody uses. When one connection fell
+// silent, the network between this host and the gateways is what broke, and
+// a connection that carries no heartbeats may be half-open unnoticed.
+func (p *pool) doubt() {
+	p.mu.Lock()
+	var unused []*shared
+	for _, list := range p.conns {
+		for _, s := range list {
+			if s.streams == 0 {
+				unused = append(unused, s)
+			}
+		}
+	}
+	for _, s := range unused {
+		p.drop(s)
+	}
+	p.mu.Unlock()
+	for _, s := range unused {
+		_ = s.conn.Close() // it fails only when closed before
+	}
+}
+
 func (p *pool) drop(s *shared) {
 	rest := slices.DeleteFunc(p.conns[s.gateway], func(o *shared) bool { return o == s })
 	if len(rest) == 0 {

@@ -83,8 +83,9 @@ func (s *Session) attach(ctx context.Context, gateway string) outcome {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
-		if errors.Is(err, errUnanswered) {
+		if silent(err) {
 			s.client.pool.retire(link)
+			s.client.pool.doubt()
 		}
 		return outcome{err: err}
 	}
@@ -101,6 +102,9 @@ func (s *Session) attach(ctx context.Context, gateway string) outcome {
 	if st.elsewhere(link.conn.GetState()) {
 		s.client.pool.retire(link)
 	}
+	if silent(st.out.err) {
+		s.client.pool.doubt()
+	}
 	st.detach()
 	return st.out
 }
@@ -110,13 +114,16 @@ func (s *Session) attach(ctx context.Context, gateway string) outcome {
 // a new one to the same address may be led to another by a balancer.
 func (st *stream) elsewhere(state connectivity.State) bool {
 	switch err := st.out.err; {
-	case errors.Is(err, errUnanswered), errors.Is(err, errDead), st.out.drain != nil:
+	case silent(err), st.out.drain != nil:
 		return true
 	default:
 		return st.out.welcomed.IsZero() && state == connectivity.Ready &&
 			status.Code(err) == codes.Unavailable && retryHint(err) == 0
 	}
 }
+
+// silent reports whether a stream ended because nothing was heard.
+func silent(err error) bool { return errors.Is(err, errUnanswered) || errors.Is(err, errDead) }
 
 // patience returns how long to wait for the Welcome now.
 func (s *Session) patience() time.Duration {
@@ -328,7 +335,7 @@ func (st *stream) detach() {
 		st.Lock()
 		defer st.Unlock()
 		if st.giveUp == timer { // else it fired while Welcome came
-			st.abandon(session.Ending{Reason: linkv1.Reason_REASON_GRACE, Text: "no gateway welcomed it for " + after.String() + because(st.last)})
+			st.abandon(session.Ending{Reason: linkv1.Reason_REASON_GRACE, Text: "no gateway could be reached for " + after.String()})
 		}
 	})
 	st.giveUp = timer
