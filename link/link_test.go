@@ -220,6 +220,10 @@ func TestHeartbeatsAndProbes(t *testing.T) {
 		s, p := fl.opened(c)
 		sent := time.Now()
 		p.wantBeat("the interval is over", 5*time.Second)
+		if time.Since(sent) == time.Second { // that the ACCEPT arrived, told alone
+			sent = time.Now()
+			p.wantBeat("the interval is over", 5*time.Second)
+		}
 		if got := time.Since(sent); got != 5*time.Second {
 			t.Errorf("a heartbeat after %v, want 5 s", got)
 		}
