@@ -63,6 +63,9 @@ func (w *World) serve(b *brain) {
 		}
 		w.users.Go(func() {
 			id := s.Info().ID
+			w.mu.Lock()
+			w.known[check.Session(id.String())] = true
+			w.mu.Unlock()
 			rng := w.rng(hash(id))
 			if rng.IntN(4) == 0 { // some think before they answer
 				w.sleep(time.Duration(rng.IntN(200)) * time.Millisecond)

@@ -62,8 +62,10 @@ type World struct {
 	ctrl     *brain   // nil: it is down
 	brains   []*brain // all its lives
 
-	partitions int32             // of up and down
-	met        map[FaultKind]int // how often a fault struck something
+	partitions int32                  // of up and down
+	known      map[check.Session]bool // the controller side has seen it
+	orphans    []check.Session        // whose agent side died
+	met        map[FaultKind]int      // how often a fault struck something
 	states     map[FaultKind]map[State]int
 	wrong      []string // what went wrong beside the sessions
 }
@@ -95,8 +97,8 @@ func NewWorld(ctx context.Context, cfg WorldConfig) (*World, error) {
 	w := &World{
 		cfg: cfg, net: fabric.New(), quiet: make(chan struct{}),
 		check:      check.New(check.Config{Settle: time.Minute}),
-		partitions: cfg.Partitions,
-		met:        make(map[FaultKind]int), states: make(map[FaultKind]map[State]int),
+		partitions: cfg.Partitions, known: make(map[check.Session]bool),
+		met: make(map[FaultKind]int), states: make(map[FaultKind]map[State]int),
 	}
 	w.ctx, w.cancel = context.WithCancel(ctx)
 	if err := w.start(); err != nil {
@@ -218,7 +220,18 @@ func (w *World) Quiet(within time.Duration) bool {
 }
 
 // Report returns the checker's verdict.
-func (w *World) Report(final bool) check.Report { return w.check.Report(final) }
+func (w *World) Report(final bool) check.Report {
+	if final {
+		w.mu.Lock()
+		for _, id := range w.orphans {
+			if !w.known[id] { // it died before anybody heard of its session
+				w.check.Gone(id, check.Controller)
+			}
+		}
+		w.mu.Unlock()
+	}
+	return w.check.Report(final)
+}
 
 // Close ends everything.
 func (w *World) Close() {

@@ -143,6 +143,12 @@ func simulate(t *testing.T, seed uint64) *demo.World {
 		w.Strike(f)
 	}
 	time.Sleep(time.Until(start.Add(p.length)))
+	for range 60 { // where faults left little time for anything else
+		if r := w.Report(false); r.Received[0]+r.Received[1] >= wantFrames {
+			break
+		}
+		time.Sleep(time.Second)
+	}
 	settled := w.Quiet(10 * time.Minute)
 	r, wrong := w.Report(true), w.Wrong()
 	if !settled || len(wrong) > 0 || !r.Clean() {
