@@ -39,8 +39,8 @@ test-race: ## the quick packages under the race detector
 	$(GO) test -race -timeout 10m $(QUICK_PACKAGES)
 
 .PHONY: test-sim
-test-sim: ## a thousand simulated runs, under the race detector
-	packages="$(SIM_PACKAGES)"; [ -z "$$packages" ] || $(GO) test -race -timeout 20m $$packages
+test-sim: ## a thousand simulated runs, and some more under the race detector
+	packages="$(SIM_PACKAGES)"; [ -z "$$packages" ] || { $(GO) test -timeout 20m $$packages && $(GO) test -race -timeout 20m $$packages -sim.n=60; }
 
 .PHONY: test-process
 test-process: ## the explorer, real processes and a real Apache Kafka, one package at a time
