@@ -40,6 +40,7 @@ type controller struct {
 // A view is the newest incarnation's last heartbeat.
 type view struct {
 	incarnation envelope.Incarnation
+	boot        uint64 // of its process
 	partitions  int32
 	down        envelope.TopicID
 	upWindow    int
@@ -48,7 +49,7 @@ type view struct {
 	services    []string
 	leaving     bool
 	read        time.Duration // when it was
-	silent      int           // the gateway's own beats that Kafka acknowledged since
+	silent      int           // the gateway's own beats that Kafka acknowledged since, or since the process beat elsewhere
 }
 
 // meta heartbeats come every second, so the last records tell; what is further
@@ -242,7 +243,7 @@ func (c *controller) read(beat *logv1.ControllerHeartbeat, offset int64) (v view
 		}
 		v.incarnation = inc
 	}
-	v.partitions = beat.GetPartitions()
+	v.boot, v.partitions = beat.GetBoot(), beat.GetPartitions()
 	if v.partitions < 1 || v.partitions > envelope.Slots || v.partitions&(v.partitions-1) != 0 {
 		return v, false
 	}

@@ -115,6 +115,30 @@ func TestSilentControllerIsGoneAfterItsGrace(t *testing.T) {
 	})
 }
 
+// The controller's heartbeats reach the gateways topic and not its own, say
+// because that one's leader lacks a replica: it lives.
+func TestControllerThatBeatsElsewhereIsNotGone(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		defer g.shut()
+		a := r.agent("a1").open(g)
+		a.alive()
+		r.silence()
+		for range 120 {
+			r.send(r.client.GatewaysTopic(), "controller/test", &logv1.GatewayHeartbeat{Name: "test", Boot: r.beat, Controller: true})
+			time.Sleep(time.Second)
+		}
+		a.heartbeat(&linkv1.Heartbeat{Probe: true})
+		a.want("the session goes on", envelope.Probe)
+		r.agent("a2").open(g)
+		for range 90 { // another process of its name proves nothing
+			r.send(r.client.GatewaysTopic(), "controller/test", &logv1.GatewayHeartbeat{Name: "test", Boot: r.beat + 1, Controller: true})
+			time.Sleep(time.Second)
+		}
+		a.wantClose(linkv1.Reason_REASON_CONTROLLER_GONE)
+	})
+}
+
 func TestKafkaOutageEndsNobody(t *testing.T) {
 	story(t, func(r *rig) {
 		g := r.gateway(nil)

@@ -87,6 +87,7 @@ func (g *Gateway) heardPeer(m bridge.Message) {
 		return
 	}
 	if beat.GetController() {
+		g.alive(beat.GetName(), beat.GetBoot())
 		return
 	}
 	p := &g.peers
@@ -112,6 +113,22 @@ func (g *Gateway) heardPeer(m bridge.Message) {
 		p.heard = make(map[string]peerBeat)
 	}
 	p.heard[beat.GetName()] = peerBeat{beat.GetAddress(), g.now()}
+}
+
+// alive notes that a controller's process beats in the gateways topic. It does
+// so whenever it beats in its own, whose partition may be out of order alone.
+func (g *Gateway) alive(name string, boot uint64) {
+	g.mu.Lock()
+	c := g.controllers[name]
+	g.mu.Unlock()
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.view.boot == boot {
+		c.view.silent = 0
+	}
 }
 
 // elsewhere returns where agents may go, in an order of its own each time.
