@@ -25,11 +25,13 @@ type controller struct {
 	g      *Gateway
 	name   string
 	topics bridge.Topics
-	known  chan struct{} // closed when view is set, or err
+	known  chan struct{} // closed when view is the newest there was, or err is set
 
 	mu         sync.Mutex // guards the following
 	err        error      // why it is not known; nil once known is closed and view is set
 	meta       bridge.Topic
+	upTo       int64 // end of the meta topic when it began to be read; older heartbeats may be of older incarnations
+	told       bool  // known is closed
 	view       view
 	follow     follower
 	stopped    bool
@@ -108,13 +110,13 @@ func (c *controller) start() {
 		err = fmt.Errorf("%w: %s has no topics", errUnknownController, c.name)
 	}
 	c.mu.Lock()
-	if !c.view.incarnation.IsZero() { // known, and the gateway is ending
+	if c.told { // the gateway is ending
 		c.mu.Unlock()
 		return
 	}
 	c.err, c.stopped = err, true // what is heard from now on changes nothing
+	c.tellLocked()
 	c.mu.Unlock()
-	close(c.known)
 	// Forgotten a little later, so that asking for what isn't there costs
 	// Kafka no more than a look-up a second.
 	c.g.after(unknownFor, func() { c.g.forget(c) })
@@ -122,21 +124,33 @@ func (c *controller) start() {
 
 // search reads the whole meta topic if its last records held no heartbeat.
 func (c *controller) search(ctx context.Context) error {
-	_, next, err := c.g.k.Bounds(ctx, c.topics.Meta, 0)
-	if err != nil {
-		return err
-	}
-	for {
+	for whole := false; ; {
 		c.mu.Lock()
-		f, known := c.follow, !c.view.incarnation.IsZero()
+		f, upTo, heard := c.follow, c.upTo, !c.view.incarnation.IsZero()
+		if heard && f != nil && f.Next() >= upTo {
+			c.tellLocked() // the last record was no heartbeat, or compaction took it
+		}
+		told := c.told
 		c.mu.Unlock()
 		switch {
-		case known || f == nil || ctx.Err() != nil:
-			return nil // or the first heartbeat is waited for
-		case f.Next() >= next:
-			return c.begin(ctx, 0)
+		case told || f == nil || ctx.Err() != nil:
+			return nil // or a heartbeat is waited for
+		case heard || whole || f.Next() < upTo:
+			sleep(ctx, 20*time.Millisecond)
+			continue
 		}
-		sleep(ctx, 20*time.Millisecond)
+		whole = true
+		if err := c.begin(ctx, 0); err != nil {
+			return err
+		}
+	}
+}
+
+// tellLocked lets go on who waits for the controller to be known.
+func (c *controller) tellLocked() {
+	if !c.told {
+		c.told = true
+		close(c.known)
 	}
 }
 
@@ -160,7 +174,7 @@ func (c *controller) begin(ctx context.Context, n int64) error {
 		return errClosing
 	}
 	old := c.follow
-	c.meta = meta
+	c.meta, c.upTo = meta, next
 	c.follow = c.g.k.Follow(meta, 0, from, c.heard, c.failed)
 	c.mu.Unlock()
 	if old != nil {
@@ -224,10 +238,10 @@ func (c *controller) heard(m bridge.Message) {
 	superseded := !first && v.incarnation != c.view.incarnation
 	v.read = c.g.now()
 	c.view = v
-	c.mu.Unlock()
-	if first {
-		close(c.known)
+	if m.Offset+1 >= c.upTo {
+		c.tellLocked()
 	}
+	c.mu.Unlock()
 	if superseded {
 		c.endOlder(v.incarnation)
 	}

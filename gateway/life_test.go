@@ -2,9 +2,12 @@ package gateway
 
 import (
 	"context"
+	"log/slog"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
@@ -41,6 +44,47 @@ func TestNewerControllerEndsOlderSessions(t *testing.T) {
 		r.agent("a3").open(g)
 	})
 }
+
+// A gateway that reads the meta topic for the first time meets beats of older
+// incarnations. None of them may bind a session, however slowly they come.
+func TestFirstLookFindsTheNewestIncarnation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := &takenOver{void: newVoid(), next: new(atomic.Int64)}
+		cfg, err := Config{Name: "gw", Insecure: true, Logger: slog.New(slog.DiscardHandler)}.resolve()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer time.Sleep(2 * time.Second) // until the last record has come
+		g := start(cfg, v)
+		defer g.Close()
+		_, view, err := g.find(t.Context(), "test")
+		if err != nil || view.incarnation.Offset != 1 {
+			t.Errorf("found incarnation %v, %v; want the one of offset 1", view.incarnation, err)
+		}
+	})
+}
+
+// A takenOver is a void whose controller was taken over: its meta topic's two
+// records come a second apart.
+type takenOver struct {
+	*void
+	next *atomic.Int64
+}
+
+func (v *takenOver) Bounds(context.Context, string, int32) (int64, int64, error) { return 0, 2, nil }
+func (v *takenOver) Follow(_ bridge.Topic, _ int32, _ int64, h func(bridge.Message), _ func(error)) follower {
+	go v.void.Follow(bridge.Topic{}, 0, 0, func(m bridge.Message) {
+		for offset := range int64(2) {
+			m.Offset = offset
+			h(m)
+			v.next.Store(offset + 1)
+			time.Sleep(time.Second)
+		}
+	}, nil)
+	return v
+}
+func (v *takenOver) Next() int64 { return v.next.Load() }
+func (v *takenOver) Stop()       {}
 
 func TestStaleViewLetsNewerSessionsIn(t *testing.T) {
 	story(t, func(r *rig) {
