@@ -36,7 +36,8 @@ type WorldConfig struct {
 	Window           int           // either way; 0: session.DefaultWindow
 	CacheBytes       int           // per gateway; 0: the gateway's default
 	Partitions       int32         // 0: 16
-	Grace            time.Duration // 0: 10 s
+	Grace            time.Duration // 0: 15 s
+	Heartbeat        time.Duration // of streams; 0: 1 s, so that a dead one is noticed well within the grace
 	Reasons          []string      // ends to expect beside OK
 	Log              *slog.Logger  // nil discards
 }
@@ -89,7 +90,10 @@ func NewWorld(ctx context.Context, cfg WorldConfig) (*World, error) {
 		cfg.Partitions = 16
 	}
 	if cfg.Grace == 0 {
-		cfg.Grace = 10 * time.Second
+		cfg.Grace = 15 * time.Second
+	}
+	if cfg.Heartbeat == 0 {
+		cfg.Heartbeat = time.Second
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -150,7 +154,7 @@ func (w *World) startGateway(n *node) error {
 		return err
 	}
 	gw, err := gateway.New(w.ctx, gateway.Config{
-		Name: n.name, Advertise: n.addr, Bridge: w.kafka(n.name), Insecure: true,
+		Name: n.name, Advertise: n.addr, Bridge: w.kafka(n.name), Insecure: true, Heartbeat: w.cfg.Heartbeat,
 		CacheBytes: w.cfg.CacheBytes, Logger: w.cfg.Log.With("process", n.name),
 	})
 	if err != nil {

@@ -97,7 +97,7 @@ func planOf(seed uint64) plan {
 	p.world = demo.WorldConfig{
 		Agents: 5 + rng.IntN(3), Gateways: 2 + rng.IntN(2), Seed: seed, Partitions: 1 << rng.IntN(3),
 		Messages: 20 + rng.IntN(20), Every: time.Duration(50+rng.IntN(150)) * time.Millisecond, MaxSize: 1 << (4 + rng.IntN(8)),
-		Grace: time.Minute,
+		Grace: time.Minute, Heartbeat: 5 * time.Second,
 	}
 	switch rng.IntN(6) {
 	case 0: // a window that is often full
