@@ -142,6 +142,139 @@ func (c *cable) freeze() (thaw func()) {
 	}
 }
 
+// A world is the whole system in a bubble: a broker, gateways, a controller
+// called ci and an agent side.
+type world struct {
+	*testing.T
+	log                 *slog.Logger
+	network             kfake.VirtualNetwork
+	kafka               *broker.Embedded
+	toKafka, toGateways *cable
+	client              *link.Client
+	controller          *controller.Controller
+	ends                []func()
+}
+
+func newWorld(t *testing.T, gateways ...string) *world {
+	t.Helper()
+	w := &world{T: t, log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	var err error
+	if w.kafka, err = broker.StartEmbedded(broker.EmbeddedConfig{Brokers: 1, ListenFn: w.network.Listen}); err != nil {
+		t.Fatal(err)
+	}
+	w.ends = append(w.ends, func() {
+		w.kafka.Close()
+		time.Sleep(time.Second) // fake: what the broker does not wait for
+	})
+	w.toKafka, w.toGateways = &cable{dialer: w.network.DialContext}, &cable{dialer: w.network.DialContext}
+	admin, err := bridge.Dial(t.Context(), w.bridge())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	if err := admin.CreateTopics(t.Context(), "ci", bridge.TopicSpec{Partitions: 2, SingleBroker: true, AllowSmall: true}); err != nil {
+		t.Fatal(err)
+	}
+	var addrs []string
+	for i, name := range gateways {
+		addrs = append(addrs, w.gateway(name, fmt.Sprintf("127.0.0.1:%d", 50_000+i)))
+	}
+	w.client, err = link.New(link.Config{
+		Gateways: addrs, Controller: "ci", Agent: "a", Logger: w.log.With("process", "agent"),
+		Dial: func(ctx context.Context, addr string) (net.Conn, error) { return w.toGateways.dial(ctx, "tcp", addr) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.ends = append(w.ends, func() { w.client.Close() })
+	return w
+}
+
+func (w *world) bridge() bridge.Config {
+	return bridge.Config{Brokers: w.kafka.Addrs(), Dial: w.toKafka.dial}
+}
+
+func (w *world) gateway(name, addr string) string {
+	w.Helper()
+	g, err := gateway.New(w.Context(), gateway.Config{Name: name, Bridge: w.bridge(), Insecure: true, Logger: w.log.With("process", name)})
+	if err != nil {
+		w.Fatal(err)
+	}
+	lis, err := w.network.Listen("tcp", addr)
+	if err != nil {
+		w.Fatal(err)
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		if err := g.Serve(lis); err != nil {
+			w.Error(err)
+		}
+	}()
+	w.ends = append(w.ends, func() {
+		g.Close()
+		<-served
+	})
+	return lis.Addr().String()
+}
+
+// start starts a process of the controller.
+func (w *world) start() {
+	w.Helper()
+	c, err := controller.Start(w.Context(), controller.Config{
+		Bridge: w.bridge(), Name: "ci", SingleBroker: true, AllowSmall: true, Logger: w.log.With("process", "controller"),
+	})
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.controller = c
+	w.ends = append(w.ends, func() { c.Close(context.Background()) })
+}
+
+func (w *world) end() {
+	for i := len(w.ends) - 1; i >= 0; i-- {
+		w.ends[i]()
+	}
+}
+
+// open opens a session that is accepted.
+func (w *world) open() (near *link.Session, far *controller.Session) {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(w.Context(), time.Minute)
+	defer cancel()
+	near, err := w.client.Open(ctx, link.Target{})
+	if err != nil {
+		w.Fatal(err)
+	}
+	if far, err = w.controller.Accept(ctx); err != nil {
+		w.Fatal(err)
+	}
+	far.Accept()
+	if err := near.Accepted(ctx); err != nil {
+		w.Fatal(err)
+	}
+	return near, far
+}
+
+// echo sends a word each way.
+func (w *world) echo(near *link.Session, far *controller.Session, word string) {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(w.Context(), time.Minute)
+	defer cancel()
+	if err := near.Send(ctx, []byte(word)); err != nil {
+		w.Fatalf("%s, up: %v", word, err)
+	}
+	if p, err := far.Receive(ctx); err != nil || string(p) != word {
+		w.Fatalf("%s, up: %q, %v", word, p, err)
+	}
+	if err := far.Send(ctx, []byte(word)); err != nil {
+		w.Fatalf("%s, down: %v", word, err)
+	}
+	if p, err := near.Receive(ctx); err != nil || string(p) != word {
+		w.Fatalf("%s, down: %q, %v", word, p, err)
+	}
+}
+
 // Kafka is away for longer than the grace: nobody is given up, and what both
 // sides said meanwhile arrives. Who is attached stays so for as long as it
 // takes; who loses its link meanwhile has the grace and a minute to come back,
@@ -160,81 +293,15 @@ func TestLongWithoutKafka(t *testing.T) {
 	} {
 		t.Run(tt.desc, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				log := slog.New(slog.NewTextHandler(t.Output(), nil))
-				var network kfake.VirtualNetwork
-				kafka, err := broker.StartEmbedded(broker.EmbeddedConfig{Brokers: 1, ListenFn: network.Listen})
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer func() {
-					kafka.Close()
-					time.Sleep(time.Second)
-				}()
-				toKafka, toGateways := &cable{dialer: network.DialContext}, &cable{dialer: network.DialContext}
-				kcfg := bridge.Config{Brokers: kafka.Addrs(), Dial: toKafka.dial}
-				admin, err := bridge.Dial(t.Context(), kcfg)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := admin.CreateTopics(t.Context(), "ci", bridge.TopicSpec{Partitions: 2, SingleBroker: true, AllowSmall: true}); err != nil {
-					t.Fatal(err)
-				}
-				admin.Close()
-				c, err := controller.Start(t.Context(), controller.Config{Bridge: kcfg, Name: "ci", SingleBroker: true, AllowSmall: true, Logger: log.With("process", "controller")})
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer c.Close(context.Background())
-				var addrs []string
-				for i := range 2 {
-					g, err := gateway.New(t.Context(), gateway.Config{Name: fmt.Sprintf("g%d", i), Bridge: kcfg, Insecure: true, Logger: log.With("process", i)})
-					if err != nil {
-						t.Fatal(err)
-					}
-					lis, err := network.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 50_000+i))
-					if err != nil {
-						t.Fatal(err)
-					}
-					served := make(chan struct{})
-					go func() {
-						defer close(served)
-						if err := g.Serve(lis); err != nil {
-							t.Error(err)
-						}
-					}()
-					defer func() {
-						g.Close()
-						<-served
-					}()
-					addrs = append(addrs, lis.Addr().String())
-				}
-				cl, err := link.New(link.Config{
-					Gateways: addrs, Controller: "ci", Agent: "a", Logger: log.With("process", "agent"),
-					Dial: func(ctx context.Context, addr string) (net.Conn, error) {
-						return toGateways.dial(ctx, "tcp", addr)
-					},
-				})
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer cl.Close()
-				near, err := cl.Open(t.Context(), link.Target{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				far, err := c.Accept(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				far.Accept()
+				w := newWorld(t, "g0", "g1")
+				defer w.end()
+				w.start()
+				near, far := w.open()
 				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 				defer cancel()
-				if err := near.Accepted(ctx); err != nil {
-					t.Fatal(err)
-				}
 
 				_, before, _, _ := near.Status()
-				mend := tt.outage(toKafka)
+				mend := tt.outage(w.toKafka)
 				for i := range 100 {
 					for _, end := range []interface {
 						Send(context.Context, []byte) error
@@ -245,7 +312,7 @@ func TestLongWithoutKafka(t *testing.T) {
 					}
 					time.Sleep(tt.pause)
 					if i == 10 && tt.relink {
-						toGateways.breakAll()
+						w.toGateways.breakAll()
 					}
 				}
 				if _, attempt, attached, _ := near.Status(); !tt.relink && (attempt != before || !attached) {
