@@ -226,7 +226,7 @@ func (d *display) status() {
 		r.Received[check.Agent], r.Sent[check.Agent], r.Received[check.Controller], r.Sent[check.Controller],
 		r.Lost, r.Repeated, r.Reordered)
 	if d.terminal {
-		fmt.Fprint(d.out, "\r\x1b[K"+line)
+		fmt.Fprint(d.out, "\r\x1b[K\x1b[?7l"+line+"\x1b[?7h") // cut off at the edge, not wrapped
 		return
 	}
 	fmt.Fprintln(d.out, line)

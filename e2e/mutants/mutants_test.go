@@ -51,7 +51,7 @@ func explorer(family string) finder {
 func simulation(n int) finder {
 	return finder{
 		pkg: "e2e/sim", run: "^TestSimulation$", luck: true,
-		args: []string{"-sim.seed=1", fmt.Sprintf("-sim.n=%d", n), "-test.failfast"},
+		args: []string{"-sim.seed=1", fmt.Sprintf("-sim.n=%d", n), "-sim.first"},
 	}
 }
 
@@ -60,16 +60,16 @@ const seeds = 8
 
 // finders tells what must find each bug.
 var finders = map[seeded.Bug][]finder{
-	seeded.AckBeforeKafka:    {story("session", "TestRelayAcknowledgesOnlyAPrefix"), explorer("produces")},
-	seeded.AckPastFailure:    {story("gateway", "TestFailedProduceEndsTheStream"), explorer("produces")},
-	seeded.StartAfterOpen:    {often(20, story("gateway", "TestOpenCarriesBothWays"))},
-	seeded.ReplayLiveGap:     {story("gateway", "TestOpenCarriesBothWays"), story("bridge", "TestEachSubscriptionSeesExactlyItsRecords")},
-	seeded.ReplayOffByOne:    {story("gateway", "TestResumeElsewhereReadsFromKafka"), explorer("tombstone forgotten")},
+	seeded.AckBeforeKafka:    {story("session", "TestRelayAcknowledgesOnlyAPrefix"), explorer("produces"), simulation(seeds)},
+	seeded.AckPastFailure:    {story("gateway", "TestFailedProduceEndsTheStream"), explorer("produces"), simulation(seeds)},
+	seeded.StartAfterOpen:    {often(20, story("gateway", "TestOpenCarriesBothWays")), simulation(seeds)},
+	seeded.ReplayLiveGap:     {story("gateway", "TestOpenCarriesBothWays"), story("bridge", "TestEachSubscriptionSeesExactlyItsRecords"), simulation(seeds)},
+	seeded.ReplayOffByOne:    {story("gateway", "TestResumeElsewhereReadsFromKafka"), explorer("tombstone forgotten"), simulation(seeds)},
 	seeded.ForeignPosition:   {story("gateway", "TestForeignTopicIsDataLoss")},
 	seeded.OldStreamServed:   {story("session", "TestRelayIsCutByANewerAttempt"), story("gateway", "TestNewerStreamCutsTheOlder")},
 	seeded.HigherAccepted:    {story("session", "TestEndRefusesAHole"), story("link", "TestHoleEndsTheStreamOnly"), explorer("late produces")},
-	seeded.DedupForgets:      {story("session", "TestFrameWhoseAcknowledgementWasLostIsTakenOnce"), explorer("links")},
-	seeded.DrainDropsTail:    {story("link", "TestBrokenStreamIsResumedWhereItStood"), explorer("links")},
+	seeded.DedupForgets:      {story("session", "TestFrameWhoseAcknowledgementWasLostIsTakenOnce"), explorer("links"), simulation(seeds)},
+	seeded.DrainDropsTail:    {story("link", "TestBrokenStreamIsResumedWhereItStood"), explorer("links"), simulation(seeds)},
 	seeded.WindowCountsItems: {story("session", "TestSlowReaderHoldsItsWriterBack"), story("conn", "TestWriteWaitsForTheFarReader")},
 	seeded.FinOvertakes:      {story("conn", "TestHalfCloseFollowsJoinedBytes")},
 	seeded.DeliveredOnce:     {story("session", "TestLostDeliveredIsProducedAgain"), explorer("records lost, small window")},
@@ -79,7 +79,7 @@ var finders = map[seeded.Bug][]finder{
 	seeded.TicketUnchecked:   {story("gateway", "TestHelloIsJudged", "TestSessionOfAnotherIdentityCannotBeResumed")},
 	seeded.OldIncarnation:    {story("session", "TestRegistryKeepsSilentAboutWhatMayOpen"), story("controller", "TestUnknownSessions"), explorer("controller and links")},
 	seeded.CloseOnce:         {story("session", "TestLostCloseIsProducedAgain"), explorer("produces")},
-	seeded.RecutOnResume:     {story("link", "TestBrokenStreamIsResumedWhereItStood")},
+	seeded.RecutOnResume:     {story("link", "TestBrokenStreamIsResumedWhereItStood"), simulation(seeds)},
 }
 
 // patience bounds a run that took d without a bug: one that makes a test
