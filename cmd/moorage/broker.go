@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/moorage-dev/moorage/broker"
@@ -32,7 +34,11 @@ func (c *brokerCmd) Run(ctx context.Context, p *process) error {
 	}
 	b, err := broker.StartEmbedded(broker.EmbeddedConfig{Brokers: c.Brokers, Listen: c.Listen, Log: p.log})
 	if err != nil {
-		return listenError("--listen", c.Listen, err)
+		taken := c.Listen
+		if op, ok := errors.AsType[*net.OpError](err); ok && op.Addr != nil {
+			taken = op.Addr.String() // perhaps one of the ports that follow
+		}
+		return listenError("--listen", taken, err)
 	}
 	defer b.Close()
 	fmt.Fprintln(p.stdout, "In memory only, for trying things out, never for production: everything is lost when this process ends.")

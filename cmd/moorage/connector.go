@@ -65,8 +65,12 @@ Examples:
 
 // Run serves until ctx ends.
 func (c *connectorCmd) Run(ctx context.Context, p *process) error {
+	services, err := pairMap("--service", c.Service)
+	if err != nil {
+		return err
+	}
 	cfg := connector.Config{
-		Services:    pairMap(c.Service),
+		Services:    services,
 		Agents:      c.AllowAgent,
 		DialTimeout: c.DialTimeout,
 		Log:         p.log,

@@ -48,12 +48,15 @@ func (f *linkFlags) token() (string, error) {
 	return strings.TrimSpace(token), err
 }
 
-func pairMap(pairs []pair) map[string]string {
+func pairMap(flag string, pairs []pair) (map[string]string, error) {
 	m := make(map[string]string, len(pairs))
 	for _, p := range pairs {
+		if first, twice := m[p.Name]; twice {
+			return nil, usagef("%s: %s stands there twice, as %s and as %s; keep one", flag, p.Name, first, p.Value)
+		}
 		m[p.Name] = p.Value
 	}
-	return m
+	return m, nil
 }
 
 // client returns the link to the gateways; it dials when it is used.
@@ -66,12 +69,16 @@ func (f *linkFlags) client(p *process) (*link.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	labels, err := pairMap("--label", f.Label)
+	if err != nil {
+		return nil, err
+	}
 	client, err := link.New(link.Config{
 		Gateways:   texts(f.Gateway),
 		Controller: string(f.Controller),
 		Agent:      f.Agent,
 		Credential: token,
-		Labels:     pairMap(f.Label),
+		Labels:     labels,
 		TLS:        tls,
 		Logger:     p.log,
 	})
