@@ -44,6 +44,7 @@ type Session struct {
 	since    time.Time // of the last attach or detach
 	attached bool
 	last     error         // how the last attach ended
+	lastAt   string        // the gateway it was tried at
 	failed   error         // why Open failed
 	giveUp   *time.Timer   // runs while detached
 	lingers  *time.Timer   // runs once closed
@@ -160,17 +161,17 @@ func (s *Session) cancelOpen(cause error) error {
 	default:
 	}
 	if s.failed == nil {
-		s.failed = fmt.Errorf("link: open a session with controller %s: %w%s", s.client.cfg.Controller, cause, because(s.last))
+		s.failed = fmt.Errorf("link: open a session with controller %s: %w%s", s.client.cfg.Controller, cause, because(s.lastAt, s.last))
 		s.abandon(session.Ending{Reason: linkv1.Reason_REASON_PEER_RESET, Text: "given up before the first Welcome"})
 	}
 	return s.failed
 }
 
-func because(err error) string {
+func because(gateway string, err error) string {
 	if err == nil {
 		return ""
 	}
-	return "; the last attach failed: " + statusText(err)
+	return "; the last attach failed, at " + gateway + ": " + statusText(err)
 }
 
 // run attaches the session again and again until it has ended.
@@ -208,7 +209,7 @@ func (s *Session) over(ctx context.Context, gateway string, o outcome) bool {
 		s.abandon(session.Ending{Reason: linkv1.Reason_REASON_GATEWAY_GONE, Text: "the stream to " + gateway + " broke: " + statusText(o.err)})
 		return true
 	}
-	s.last = o.err
+	s.last, s.lastAt = o.err, gateway
 	return false
 }
 
