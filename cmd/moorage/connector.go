@@ -23,12 +23,15 @@ type controllerFlags struct {
 	Controller   controllerName `required:"" placeholder:"NAME" help:"The controller to be. Of two processes with one name the newer wins."`
 	Grace        time.Duration  `default:"240s" help:"How long a session is kept whose agent is away."`
 	SingleBroker bool           `help:"Bear topics on one broker, which outlive nothing. For trying things out."`
-	MaxSessions  int            `default:"10000" group:"bounds" help:"Sessions held at once; more are rejected."`
+	MaxSessions  count          `default:"10000" group:"bounds" help:"Sessions held at once; more are rejected."`
 	WindowBytes  size           `default:"1MiB" group:"bounds" help:"Bytes that an agent may have under way, per session; then it waits."`
 }
 
 // start begins an incarnation of the controller.
 func (f *controllerFlags) start(ctx context.Context, p *process, kafka *kafkaFlags, services []string) (*controller.Controller, error) {
+	if f.Grace <= 0 {
+		return nil, usagef("--grace %v: want a time above 0", f.Grace)
+	}
 	bridge, err := kafka.config(p)
 	if err != nil {
 		return nil, err
@@ -39,7 +42,7 @@ func (f *controllerFlags) start(ctx context.Context, p *process, kafka *kafkaFla
 		Grace:        f.Grace,
 		Window:       int(f.WindowBytes),
 		Services:     services,
-		SessionLimit: f.MaxSessions,
+		SessionLimit: int(f.MaxSessions),
 		SingleBroker: f.SingleBroker,
 		Version:      versionText(),
 		Logger:       p.log,

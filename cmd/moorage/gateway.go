@@ -29,11 +29,11 @@ type gatewayCmd struct {
 	TokenPreviousKeyFile string `placeholder:"FILE" group:"tls" help:"File with a second key that is believed too, while the fleet changes from one to the other."`
 	Insecure             bool   `group:"tls" help:"Accept agents without TLS and without proof of their names. For trying things out."`
 
-	MaxSessions int  `default:"20000" group:"bounds" help:"Sessions attached at once."`
-	MaxStreams  int  `default:"25000" group:"bounds" help:"Streams open at once, with or without a session."`
-	QueueBytes  size `default:"8MiB" group:"bounds" help:"Bytes waiting for Kafka, per partition."`
-	CacheBytes  size `default:"64MiB" group:"bounds" help:"Recent frames kept for agents that come back soon; older ones are read from Kafka."`
-	ReplayScans int  `default:"4" group:"bounds" help:"Replays read from Kafka at once."`
+	MaxSessions count `default:"20000" group:"bounds" help:"Sessions attached at once."`
+	MaxStreams  count `default:"25000" group:"bounds" help:"Streams open at once, with or without a session."`
+	QueueBytes  size  `default:"8MiB" group:"bounds" help:"Bytes waiting for Kafka, per partition."`
+	CacheBytes  size  `default:"64MiB" group:"bounds" help:"Recent frames kept for agents that come back soon; older ones are read from Kafka."`
+	ReplayScans count `default:"4" group:"bounds" help:"Replays read from Kafka at once."`
 }
 
 // Help gives the examples.
@@ -154,11 +154,11 @@ func (c *gatewayCmd) config(p *process) (cfg gateway.Config, err error) {
 		Advertise:    string(c.Advertise),
 		Version:      versionText(),
 		Insecure:     c.Insecure,
-		MaxSessions:  c.MaxSessions,
-		MaxStreams:   c.MaxStreams,
+		MaxSessions:  int(c.MaxSessions),
+		MaxStreams:   int(c.MaxStreams),
 		QueueBytes:   int(c.QueueBytes),
 		CacheBytes:   int(c.CacheBytes),
-		ReplayScans:  c.ReplayScans,
+		ReplayScans:  int(c.ReplayScans),
 		DrainTimeout: c.DrainTimeout,
 		Logger:       p.log,
 	}

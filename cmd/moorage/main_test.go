@@ -96,8 +96,8 @@ func TestSettingsHaveOneName(t *testing.T) {
 
 func TestSizes(t *testing.T) {
 	for text, want := range map[string]size{
-		"0": 0, "65536": 65536, "64KiB": 65536, "64K": 65536, "4MiB": 4 << 20, "2 GiB": 2 << 30, "12B": 12,
-		"": -1, "-1": -1, "1.5MiB": -1, "MiB": -1, "9999999999GiB": -1,
+		"65536": 65536, "64KiB": 65536, "64K": 65536, "4MiB": 4 << 20, "2 GiB": 2 << 30, "12B": 12,
+		"": -1, "0": -1, "-1": -1, "1.5MiB": -1, "MiB": -1, "9999999999GiB": -1,
 	} {
 		var got size
 		err := got.UnmarshalText([]byte(text))

@@ -15,7 +15,7 @@ type shimCmd struct {
 	linkFlags
 	Forward     []pair        `required:"" placeholder:"LISTEN=SERVICE" help:"A local port, [HOST]:PORT, and the service that connections to it reach. May be repeated."`
 	OpenTimeout time.Duration `default:"60s" help:"How long a new connection waits while no gateway can be reached."`
-	MaxSessions int           `default:"1024" group:"bounds" help:"Connections at once; further ones wait."`
+	MaxSessions count         `default:"1024" group:"bounds" help:"Connections at once; further ones wait."`
 }
 
 // Help gives the examples.
@@ -44,7 +44,7 @@ func (c *shimCmd) Run(ctx context.Context, p *process) error {
 	defer client.Close()
 	cfg := shim.Config{
 		DialTimeout: c.OpenTimeout,
-		MaxConns:    c.MaxSessions,
+		MaxConns:    int(c.MaxSessions),
 		Log:         p.log,
 		Dial: func(ctx context.Context, service string) (tunnel.Conn, error) {
 			s, err := client.Open(ctx, link.Target{Kind: linkv1.ServiceKind_SERVICE_KIND_TCP, Service: service})

@@ -27,10 +27,24 @@ func (s *size) UnmarshalText(text []byte) error {
 		}
 	}
 	n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 64)
-	if err != nil || n < 0 || n > 1<<62>>shift {
+	if err != nil || n < 1 || n > 1<<62>>shift {
 		return fmt.Errorf("want a number of bytes such as 65536, 64KiB or 4MiB, got %q", text)
 	}
 	*s = size(n << shift)
+	return nil
+}
+
+// A count is how many of something there may be. What is bounded by none could
+// not work, so 0 is refused rather than taken for something else.
+type count int
+
+// UnmarshalText parses what people write.
+func (c *count) UnmarshalText(text []byte) error {
+	n, err := strconv.Atoi(string(text))
+	if err != nil || n < 1 {
+		return fmt.Errorf("want a whole number above 0, got %q", text)
+	}
+	*c = count(n)
 	return nil
 }
 
