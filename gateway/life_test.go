@@ -49,7 +49,7 @@ func TestNewerControllerEndsOlderSessions(t *testing.T) {
 // incarnations. None of them may bind a session, however slowly they come.
 func TestFirstLookFindsTheNewestIncarnation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		v := &takenOver{void: newVoid(), next: new(atomic.Int64)}
+		v := &takenOver{newVoid()}
 		cfg, err := Config{Name: "gw", Insecure: true, Logger: slog.New(slog.DiscardHandler)}.resolve()
 		if err != nil {
 			t.Fatal(err)
@@ -66,25 +66,26 @@ func TestFirstLookFindsTheNewestIncarnation(t *testing.T) {
 
 // A takenOver is a void whose controller was taken over: its meta topic's two
 // records come a second apart.
-type takenOver struct {
-	*void
-	next *atomic.Int64
-}
+type takenOver struct{ *void }
 
 func (v *takenOver) Bounds(context.Context, string, int32) (int64, int64, error) { return 0, 2, nil }
 func (v *takenOver) Follow(_ bridge.Topic, _ int32, _ int64, h func(bridge.Message), _ func(error)) follower {
+	f := new(slowFollower)
 	go v.void.Follow(bridge.Topic{}, 0, 0, func(m bridge.Message) {
 		for offset := range int64(2) {
 			m.Offset = offset
 			h(m)
-			v.next.Store(offset + 1)
+			f.next.Store(offset + 1)
 			time.Sleep(time.Second)
 		}
 	}, nil)
-	return v
+	return f
 }
-func (v *takenOver) Next() int64 { return v.next.Load() }
-func (v *takenOver) Stop()       {}
+
+type slowFollower struct{ next atomic.Int64 }
+
+func (f *slowFollower) Next() int64 { return f.next.Load() }
+func (f *slowFollower) Stop()       {}
 
 func TestStaleViewLetsNewerSessionsIn(t *testing.T) {
 	story(t, func(r *rig) {
