@@ -21,6 +21,9 @@ const (
 	// maxShowing bounds the presence records on their way to Kafka. While it
 	// is reached, changes are joined, so nothing grows.
 	maxShowing = 1_000
+	// maxMarked is how many sessions may wait to be written before those among
+	// them that have ended are passed over.
+	maxMarked = 5_000
 )
 
 // presence is what operators see of sessions: one record each in a compacted
@@ -58,6 +61,7 @@ type epitaph struct {
 func (p *presence) mark(s *Session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	s.past = s.past || s.buried
 	if s.waiting {
 		return
 	}
@@ -100,6 +104,10 @@ func (p *presence) due(now time.Time, list *[]*Session) (due []*Session) {
 	kept := (*list)[:0]
 	for _, s := range *list {
 		if p.showing >= maxShowing || now.Sub(s.shown) < showEvery {
+			if s.past && len(kept) >= maxMarked {
+				s.waiting = false // Kafka takes no news, and this is old
+				continue
+			}
 			kept = append(kept, s)
 			continue
 		}

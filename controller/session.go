@@ -36,6 +36,7 @@ type Session struct {
 	// Under presence's lock.
 	shown   time.Time // when its presence was last written
 	waiting bool      // it stands in presence's list
+	past    bool      // it has ended
 
 	// Under wakes' lock.
 	due    time.Time
