@@ -383,6 +383,9 @@ func (c *controller) stop() {
 	if f != nil {
 		f.Stop()
 	}
+	for _, p := range c.inUse() {
+		p.close()
+	}
 }
 
 // forget drops the controller; whoever asks again starts anew.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -57,6 +58,34 @@ func TestControllerIsForgottenWhenNobodyIsLeft(t *testing.T) {
 		time.Sleep(controllerIdle + g.cfg.Linger + 5*time.Second)
 		if n := known(); n != 0 {
 			t.Errorf("%d controllers followed, long after the last agent left", n)
+		}
+	})
+}
+
+func TestForgottenControllerIsNotStalled(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		defer g.shut()
+		a := r.agent("a1").open(g)
+		f := r.kafka.TopicStalled(r.names.Up)
+		a.frame(envelope.Data, []byte("waits"))
+		time.Sleep(10 * time.Second)
+		stalled := func() float64 {
+			var m dto.Metric
+			if err := g.metrics.stalled.Write(&m); err != nil {
+				t.Error(err)
+			}
+			return m.GetGauge().GetValue()
+		}
+		if stalled() != 1 {
+			t.Errorf("%v partitions stalled, want 1", stalled())
+		}
+		a.drop()
+		time.Sleep(2*controllerIdle + g.cfg.Linger)
+		f.Remove()
+		time.Sleep(10 * time.Second)
+		if stalled() != 0 {
+			t.Errorf("%v partitions stalled, and none is followed", stalled())
 		}
 	})
 }

@@ -28,6 +28,7 @@ type partition struct {
 	endOf   envelope.TopicID
 	ended   time.Duration
 	asking  *asking
+	closed  bool // the controller is forgotten
 }
 
 // An asking is one question for the partition's end, and who waits for it.
@@ -146,6 +147,22 @@ func (p *partition) check() {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !p.closed {
+		p.setOpen(open)
+	}
+}
+
+// close takes back what the breaker's state has set outside.
+func (p *partition) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	if p.open.Load() {
+		p.setOpen(false)
+	}
+}
+
+func (p *partition) setOpen(open bool) {
 	p.open.Store(open)
 	if open {
 		p.healed = make(chan struct{})
