@@ -17,6 +17,10 @@ import (
 // for this host's clock and the broker's may differ a little.
 const silentAfter = 10 * time.Second
 
+// listedFor is how long a silent gateway stays in the list. Its last heartbeat
+// stays in the topic for ever.
+const listedFor = 24 * time.Hour
+
 type gatewaysCmd struct {
 	kafkaFlags
 	JSON bool `name:"json" help:"Print one JSON array."`
@@ -25,7 +29,8 @@ type gatewaysCmd struct {
 // Help gives the example.
 func (*gatewaysCmd) Help() string {
 	return `
-A gateway that has not been heard of for 10 s, by the clocks of this host and the brokers, is called silent.
+A gateway that has not been heard of for 10 s, by the clocks of this host and the brokers, is called silent; one that has
+not been heard of for a day is left out.
 
 Example:
 
@@ -66,6 +71,7 @@ func (c *gatewaysCmd) Run(ctx context.Context, p *process) error {
 	if err != nil {
 		return err
 	}
+	maps.DeleteFunc(latest, func(_ string, l gatewayLine) bool { return now.Sub(l.LastBeat) > listedFor })
 	lines := slices.SortedFunc(maps.Values(latest), func(a, b gatewayLine) int { return cmp.Compare(a.Name, b.Name) })
 	if c.JSON {
 		return printJSON(p.stdout, append([]gatewayLine{}, lines...))
