@@ -462,6 +462,24 @@ func TestPartitionsAdded(t *testing.T) {
 	})
 }
 
+func TestStartSaysThatNothingIsTaken(t *testing.T) {
+	story(t, func(r *rig) {
+		f := r.kafka.TopicStalled(r.names.Meta)
+		defer f.Remove()
+		ctx, cancel := context.WithTimeout(r.Context(), time.Hour)
+		defer cancel()
+		began := time.Now()
+		c, err := Start(ctx, r.config())
+		if err == nil {
+			c.Kill()
+			r.Fatal("started")
+		}
+		if took := time.Since(began); took > 2*startWithin || !strings.Contains(err.Error(), r.names.Meta) || !strings.Contains(err.Error(), startWithin.String()) {
+			r.Errorf("after %v: %v; want to hear soon which topic takes nothing", took, err)
+		}
+	})
+}
+
 func TestStartRefuses(t *testing.T) {
 	story(t, func(r *rig) {
 		for _, tc := range []struct {

@@ -65,7 +65,7 @@ func (c *Controller) begin(ctx context.Context) error {
 		return err
 	}
 	c.inUse.Store(int32(len(from)))
-	if err := c.publish(ctx); err != nil {
+	if err := soon(ctx, c.publish); err != nil {
 		return err
 	}
 	c.log.Info("started", "incarnation", c.incarnation, "partitions", len(from))
@@ -75,7 +75,7 @@ func (c *Controller) begin(ctx context.Context) error {
 	}
 	c.views.Follow(c.topics.meta, 0, metaFrom, c.meta, c.lost(c.topics.meta, nil))
 	c.views.Follow(c.topics.gateways, 0, beatsFrom, c.gateway, c.lost(c.topics.gateways, nil))
-	return c.firstBeat(ctx)
+	return soon(ctx, c.firstBeat)
 }
 
 // check refuses topics that cannot bear what is promised.
@@ -180,6 +180,19 @@ func (c *Controller) firstBeat(ctx context.Context) error {
 		return fmt.Errorf("controller: first beat into %s: %w", c.topics.gateways.Name, err)
 	}
 	return nil
+}
+
+// startWithin is how long Kafka may take for one of the first records: long
+// enough for an election, and then whoever starts us should hear of it.
+const startWithin = time.Minute
+
+var errNotTaken = fmt.Errorf("Kafka has not taken it within %v: is the partition's leader up, and enough of its replicas?", startWithin)
+
+// soon bounds one of the first records.
+func soon(ctx context.Context, write func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startWithin, errNotTaken)
+	defer cancel()
+	return write(ctx)
 }
 
 // outcome waits for what becomes of a record.
