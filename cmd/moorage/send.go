@@ -39,7 +39,7 @@ func (c *sendCmd) Run(ctx context.Context, p *process) error {
 		return err
 	}
 	defer client.Close()
-	opening, cancelOpening := context.WithTimeout(ctx, c.Open)
+	opening, cancelOpening := context.WithTimeoutCause(ctx, c.Open, fmt.Errorf("not within --open-timeout %v", c.Open))
 	defer cancelOpening()
 	s, err := client.Open(opening, link.Target{Kind: linkv1.ServiceKind_SERVICE_KIND_NATIVE})
 	if err != nil {
