@@ -40,7 +40,7 @@ test-race: ## the quick packages under the race detector
 
 .PHONY: test-sim
 test-sim: ## a thousand simulated runs, and some more under the race detector
-	packages="$(SIM_PACKAGES)"; [ -z "$$packages" ] || { $(GO) test -timeout 20m $$packages && $(GO) test -race -timeout 20m $$packages -sim.n=60; }
+	packages="$(SIM_PACKAGES)"; [ -z "$$packages" ] || { $(GO) test -timeout 20m $$packages && $(GO) test -race -timeout 20m $$packages -sim.n=50; }
 
 .PHONY: test-process
 test-process: ## the explorer, real processes and a real Apache Kafka, one package at a time

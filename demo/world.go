@@ -65,7 +65,7 @@ type World struct {
 
 	partitions int32                  // of up and down
 	known      map[check.Session]bool // the controller side has seen it
-	orphans    []check.Session        // whose agent side died
+	orphans    []check.Session        // whose agent side died, or was told DATA_LOSS
 	met        map[FaultKind]int      // how often a fault struck something
 	states     map[FaultKind]map[State]int
 	wrong      []string // what went wrong beside the sessions
@@ -228,7 +228,7 @@ func (w *World) Report(final bool) check.Report {
 	if final {
 		w.mu.Lock()
 		for _, id := range w.orphans {
-			if !w.known[id] { // it died before anybody heard of its session
+			if !w.known[id] { // the controller side never heard of it
 				w.check.Gone(id, check.Controller)
 			}
 		}
@@ -356,8 +356,14 @@ func (w *World) ended(id check.Session, side check.Side, err error) {
 	var end *session.EndedError
 	switch {
 	case errors.As(err, &end):
-		if end.Reason == linkv1.Reason_REASON_CONTROLLER_GONE && side == check.Agent {
+		switch {
+		case side != check.Agent:
+		case end.Reason == linkv1.Reason_REASON_CONTROLLER_GONE:
 			w.check.Gone(id, check.Controller)
+		case end.Reason == linkv1.Reason_REASON_DATA_LOSS:
+			w.mu.Lock()
+			w.orphans = append(w.orphans, id)
+			w.mu.Unlock()
 		}
 		w.check.Ended(id, side, session.ReasonName(end.Reason), end.Text)
 	case err != nil:
