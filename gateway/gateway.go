@@ -53,6 +53,7 @@ type Gateway struct {
 	peers     peers
 	threshold threshold
 	conns     conns
+	crew      crew
 
 	mu          sync.Mutex // guards the following
 	feeds       map[envelope.SessionID]*feed
@@ -94,6 +95,7 @@ func start(cfg Config, k kafka) *Gateway {
 	rand.Read(boot[:]) // never fails
 	g.self = envelope.Gateway{Boot: binary.BigEndian.Uint64(boot[:]), Name: cfg.Name}
 	g.ctx, g.cancel = context.WithCancelCause(context.Background())
+	g.crew = crew{ctx: g.ctx, wg: &g.wg, next: make(chan *stream)}
 	g.metrics = newMetrics(g)
 	g.srv = grpc.NewServer(g.serverOptions()...)
 	linkv1.RegisterLinkServiceServer(g.srv, g)

@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moorage-dev/moorage/proto/envelope"
@@ -14,7 +16,46 @@ import (
 func (s *stream) kick() {
 	if s.welcomed && !s.working && !s.over {
 		s.working = true
-		go s.work() // finish waits for it
+		s.g.crew.work(s) // finish waits for it
+	}
+}
+
+// mostIdle is how many goroutines of a crew may wait for work.
+const mostIdle = 64
+
+// A crew is the goroutines that streams' workers run in. A fresh goroutine
+// begins with a stack far too small for gRPC and protobuf, and growing it cost
+// more than the message it sent; so some are kept, with the stacks they have.
+type crew struct {
+	ctx  context.Context // its end sends the idle home
+	wg   *sync.WaitGroup // all of them
+	next chan *stream    // for who is idle
+	idle atomic.Int32
+}
+
+// work has s's work done, by who is idle or else by another.
+func (c *crew) work(s *stream) {
+	select {
+	case c.next <- s:
+	default:
+		c.wg.Go(func() { c.run(s) })
+	}
+}
+
+func (c *crew) run(s *stream) {
+	defer c.idle.Add(-1)
+	for {
+		s.work()
+		s = nil // it may be over before there is another
+		if c.idle.Add(1) > mostIdle {
+			return
+		}
+		select {
+		case s = <-c.next:
+			c.idle.Add(-1)
+		case <-c.ctx.Done():
+			return
+		}
 	}
 }
 
