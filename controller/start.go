@@ -186,7 +186,7 @@ func (c *Controller) firstBeat(ctx context.Context) error {
 // enough for an election, and then whoever starts us should hear of it.
 const startWithin = time.Minute
 
-var errNotTaken = fmt.Errorf("Kafka has not taken it within %v: is the partition's leader up, and enough of its replicas?", startWithin)
+var errNotTaken = fmt.Errorf("not taken by Kafka within %v: is the partition's leader up, and enough of its replicas?", startWithin)
 
 // soon bounds one of the first records.
 func soon(ctx context.Context, write func(context.Context) error) error {
