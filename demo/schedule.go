@@ -73,6 +73,9 @@ func Aimed(seed uint64, plan []Fault) []Fault {
 	rng := rand.New(rand.NewPCG(seed, 0x61696d6564))
 	for i := range plan {
 		plan[i].In = aims[rng.IntN(len(aims))]
+		if slices.Contains(Lossy, plan[i].Kind) && rng.IntN(2) == 0 { // seldom planned, so the more on purpose
+			plan[i].In = []State{CtlOpening, CtlClosing}[rng.IntN(2)]
+		}
 	}
 	return plan
 }
