@@ -12,6 +12,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/moorage-dev/moorage/proto/envelope"
 )
 
 // read returns the session and seq of every record of a partition, as they
@@ -79,6 +81,35 @@ func TestQueueFlowsTakeTurns(t *testing.T) {
 		time.Sleep(time.Second)
 		k.wantLog("the flood goes on in order", 0, 1, 100)
 	})
+}
+
+func TestQueueMakesWayForASmallFlow(t *testing.T) {
+	q := &Queue{
+		p:     &Producer{c: &Client{cfg: Config{UnackedBytes: defaultUnackedBytes}}},
+		flows: make(map[envelope.SessionID]*flow), state: sent, // so nobody takes its batches but the test
+	}
+	now := time.Now()
+	write := func(session byte, n, size int) {
+		for i := range n {
+			q.Put(sessionID(session), data(session, uint64(i+1), size), func(int64, error) {})
+		}
+	}
+	want := func(what string, least, most int) {
+		t.Helper()
+		if b := q.fillLocked(q.limitLocked(now), now); b.bytes < least || b.bytes > most {
+			t.Errorf("%s: a batch of %d bytes, want %d to %d", what, b.bytes, least, most)
+		}
+	}
+	const large = 256 << 10
+	write(1, 100, 60<<10)
+	want("a flood alone", large, defaultUnackedBytes)
+	write(2, 100, 60<<10)
+	want("two floods", large, defaultUnackedBytes)
+	write(3, 1, 100)
+	want("a small record comes", large, defaultUnackedBytes)
+	want("right after it", 1, sharedBatch)
+	now = now.Add(companyFor)
+	want("long after it", large, defaultUnackedBytes)
 }
 
 func TestQueueTellsEachOutcomeOnceInOrder(t *testing.T) {

@@ -22,6 +22,16 @@ const quantum = 16 << 10
 // 1 MiB, whatever Config.UnackedBytes says.
 const maxBatch = 768 << 10
 
+// A flow of a few small records beside one that floods waits for the batch
+// under way and then for its own, and the flood fills both up to the limit. So
+// batches are at most sharedBatch for companyFor after such a flow, one that
+// had no more to write than a quantum, was in a batch that others filled.
+// Flows that are alone or alike have nobody to make way for.
+const (
+	sharedBatch = 128 << 10
+	companyFor  = time.Second
+)
+
 // recordOverhead is about what Kafka adds to a record's key and value.
 const recordOverhead = 24
 
@@ -46,6 +56,7 @@ type Queue struct {
 	spare   *flow                        // a flow to use again
 	bytes   int                          // of all records without an outcome
 	batch   *batch                       // under way, or to be tried again
+	company time.Time                    // when a small flow was last in a batch that others filled
 	since   time.Time                    // of the last outcome, or of the first record after there were none
 	room    chan struct{}                // closed when bytes falls below QueueBytes; nil: nobody waits
 	failed  uint64                       // when lost: what is known of the leader must be newer than this question
@@ -80,6 +91,7 @@ type flow struct {
 	id         envelope.SessionID
 	items      []item // from head on
 	head       int
+	wrote      int  // bytes since it joined
 	credit     int  // bytes it may still write in this turn
 	begun      bool // its turn has begun
 	prev, next *flow
@@ -154,7 +166,7 @@ func (q *Queue) join(id envelope.SessionID) *flow {
 		f = new(flow)
 	}
 	q.spare = nil
-	f.id, f.credit, f.begun = id, 0, false
+	f.id, f.wrote, f.credit, f.begun = id, 0, 0, false
 	if q.turn == nil {
 		f.prev, f.next = f, f
 		q.turn = f
@@ -181,11 +193,21 @@ func (q *Queue) leave() {
 	}
 }
 
+// limitLocked returns the bytes of the next batch.
+func (q *Queue) limitLocked(now time.Time) int {
+	limit := min(q.p.c.cfg.UnackedBytes, maxBatch)
+	if now.Sub(q.company) < companyFor {
+		return min(limit, sharedBatch)
+	}
+	return limit
+}
+
 // fillLocked takes up to limit bytes out of the flows, at least one record:
 // deficit round robin. A flow whose turn the limit interrupts goes on with it
 // in the next batch.
-func (q *Queue) fillLocked(limit int) *batch {
+func (q *Queue) fillLocked(limit int, now time.Time) *batch {
 	b := new(batch)
+	small := false // a small flow is in it
 	for q.turn != nil {
 		f := q.turn
 		if !f.begun {
@@ -195,18 +217,23 @@ func (q *Queue) fillLocked(limit int) *batch {
 		for f.head < len(f.items) {
 			size := f.items[f.head].size()
 			if len(b.items) > 0 && b.bytes+size > limit {
+				if small {
+					q.company = now
+				}
 				return b
 			}
 			if size > f.credit {
 				break
 			}
 			f.credit -= size
+			f.wrote += size
 			b.bytes += size
 			b.items = append(b.items, f.items[f.head])
 			f.items[f.head] = item{}
 			f.head++
 		}
 		if f.head == len(f.items) {
+			small = small || f.wrote <= quantum
 			q.leave()
 			continue
 		}

@@ -118,7 +118,7 @@ func (s *sender) take() []*Queue {
 	queues := s.ready
 	s.ready = nil
 	s.mu.Unlock()
-	limit := min(s.p.c.cfg.UnackedBytes, maxBatch)
+	now := time.Now()
 	size := 0
 	for i, q := range queues {
 		if size >= maxRequest {
@@ -130,7 +130,7 @@ func (s *sender) take() []*Queue {
 		q.mu.Lock()
 		q.state = sent
 		if q.batch == nil {
-			q.batch = q.fillLocked(limit)
+			q.batch = q.fillLocked(q.limitLocked(now), now)
 		}
 		size += q.batch.bytes
 		q.mu.Unlock()

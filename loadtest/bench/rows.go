@@ -378,7 +378,7 @@ func flood(ctx context.Context, r *running) (figures, error) {
 		return nil, fault
 	}
 	return figures{
-		"calm p99 ms": ms(before, 99), "flooded p99 ms": ms(during, 99),
+		"calm p50 ms": ms(before, 50), "calm p99 ms": ms(before, 99), "flooded p50 ms": ms(during, 50), "flooded p99 ms": ms(during, 99),
 		"flooded/calm p99": ms(during, 99) / ms(before, 99), "flood MB/s": mbs,
 	}, nil
 }
