@@ -111,7 +111,9 @@ func planOf(seed uint64) plan {
 	case 2, 3:
 		rare := slices.Concat(demo.Mortal, demo.Lossy)
 		kinds = slices.Concat(rare, rare, demo.Survivable)
-		p.world.Reasons = []string{"CONTROLLER_GONE", "DATA_LOSS"}
+		// GRACE: an OPEN that Kafka applied behind its own stream's LOST, so that
+		// the controller side opens what the agent side has been told is lost.
+		p.world.Reasons = []string{"CONTROLLER_GONE", "DATA_LOSS", "GRACE"}
 	}
 	rng.Shuffle(len(kinds), func(i, j int) { kinds[i], kinds[j] = kinds[j], kinds[i] })
 	p.faults = demo.Aimed(seed, demo.Schedule(seed, kinds, 7+rng.IntN(6), p.world.Agents, p.world.Gateways, p.length))
