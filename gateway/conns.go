@@ -41,7 +41,7 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		}
 		c := &conn{raw, l.all, l.m}
 		if l.all.add(c, l.most) {
-			return c, nil
+			return c.ready(), nil
 		}
 		l.m.connRefused.Inc()
 		raw.Close()

@@ -1,0 +1,8 @@
+//go:build !unix
+
+package gateway
+
+import "net"
+
+// ready returns what gRPC is to be given in place of c.
+func (c *conn) ready() net.Conn { return c }
