@@ -110,6 +110,9 @@ func TestMetaTopicIsCreatedAgain(t *testing.T) {
 			w.Errorf("the controller stopped with %v", err)
 		}
 		w.start()
+		// Until a gateway has noticed, it welcomes sessions to the life that is
+		// gone, and ends them with CONTROLLER_GONE once it has.
+		time.Sleep(10 * time.Second)
 		near, far = w.open()
 		w.echo(near, far, "in the next life")
 	})
