@@ -111,9 +111,7 @@ func planOf(seed uint64) plan {
 	case 2, 3:
 		rare := slices.Concat(demo.Mortal, demo.Lossy)
 		kinds = slices.Concat(rare, rare, demo.Survivable)
-		// GRACE: an OPEN that Kafka applied behind its own stream's LOST, so that
-		// the controller side opens what the agent side has been told is lost.
-		p.world.Reasons = []string{"CONTROLLER_GONE", "DATA_LOSS", "GRACE"}
+		p.world.Reasons = []string{"CONTROLLER_GONE", "DATA_LOSS"}
 	}
 	rng.Shuffle(len(kinds), func(i, j int) { kinds[i], kinds[j] = kinds[j], kinds[i] })
 	p.faults = demo.Aimed(seed, demo.Schedule(seed, kinds, 7+rng.IntN(6), p.world.Agents, p.world.Gateways, p.length))
