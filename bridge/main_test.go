@@ -129,6 +129,7 @@ type testSink struct {
 
 	mu      sync.Mutex
 	changed chan struct{}
+	refused int // records refused
 	seqs    []uint64
 	offsets []int64
 	next    int64
@@ -147,6 +148,8 @@ func (s *testSink) Record(offset int64, value []byte) bool {
 	defer s.mu.Unlock()
 	if s.room > 0 {
 		if s.room == 1 {
+			s.refused++
+			s.change()
 			return false
 		}
 		s.room--
@@ -190,6 +193,12 @@ func (s *testSink) await(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("%s: not seen; have %d records, next %d, err %v", what, len(s.seqs), s.next, s.err)
 		}
 	}
+}
+
+// wantRefused waits until the sink has refused n records.
+func (s *testSink) wantRefused(t *testing.T, n int) {
+	t.Helper()
+	s.await(t, "a record refused", func() bool { return s.refused >= n })
 }
 
 func (s *testSink) wantSeqs(t *testing.T, what string, first, last uint64) {

@@ -100,6 +100,8 @@ func TestFullSinkIsParkedAndServedAgain(t *testing.T) {
 		}
 		other.wantSeqs(t, "the other goes on", 1, 50)
 		slow.wantSeqs(t, "the slow one got what it took", 1, 3)
+		slow.wantRefused(t, 1)
+		synctest.Wait()
 		if sub.Next() != 6 {
 			t.Errorf("Next is %d, want that of the record refused, 6", sub.Next())
 		}
@@ -210,6 +212,8 @@ func TestRetentionOvertakesAParkedSubscription(t *testing.T) {
 		sub := k.reader().Tail(k.topic, 0).Subscribe(sessionID(1), 0, s)
 		k.fill(q, 1, 1, 20)
 		s.wantSeqs(t, "before it is full", 1, 1)
+		s.wantRefused(t, 1) // Resume is for a sink that has refused
+		synctest.Wait()
 		if err := k.client.DeleteRecords(t.Context(), testTopic, 0, 10); err != nil {
 			t.Fatal(err)
 		}
