@@ -71,7 +71,7 @@ func newPath(window int) *path {
 func (p *path) accept() *path {
 	p.far.Lock()
 	defer p.far.Unlock()
-	p.controller.Accept()
+	p.controller.Accept(nil)
 	p.far.Changed()
 	p.kicked()
 	return p

@@ -12,6 +12,7 @@ import (
 
 	"github.com/moorage-dev/moorage/bridge"
 	"github.com/moorage-dev/moorage/proto/envelope"
+	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 	logv1 "github.com/moorage-dev/moorage/proto/moorage/log/v1"
 	"github.com/moorage-dev/moorage/session"
 )
@@ -40,7 +41,7 @@ func (c *Controller) sendMeta(leaving bool, done func(offset int64, err error)) 
 		Boot: c.boot, Beat: c.beats.count, Partitions: c.inUse.Load(),
 		UpTopicId: c.topics.up.ID[:], DownTopicId: c.topics.down.ID[:],
 		UpWindow: uint32(c.cfg.Window), MaxFrame: session.MaxFrame, GraceMs: uint64(c.cfg.Grace.Milliseconds()),
-		Services: c.cfg.Services, Process: c.process, Leaving: leaving,
+		Services: c.cfg.Services, Process: c.process, Leaving: leaving, Jenkins: c.jenkins.Load(),
 	}
 	if !c.incarnation.IsZero() {
 		hb.Incarnation = session.IncarnationMessage(c.incarnation)
@@ -70,6 +71,14 @@ func (c *Controller) beat() {
 	if !c.beats.clock.Swap(true) {
 		c.sendClock(c.beaten(&c.beats.clock, c.topics.gateways.Name))
 	}
+}
+
+// Publish makes known what Jenkins this controller stands beside; nil: none.
+// It travels with the next heartbeat, within a second. The message is not to
+// be changed any more.
+func (c *Controller) Publish(jenkins *linkv1.Jenkins) {
+	c.jenkins.Store(jenkins)
+	c.beat()
 }
 
 // beaten takes the outcome of a beat; the next one makes up for it.

@@ -33,8 +33,9 @@ var (
 type Controller struct {
 	cfg         Config
 	log         *slog.Logger
-	boot        uint64 // names this process in its heartbeats
-	process     string // the same, for humans
+	boot        uint64                         // names this process in its heartbeats
+	process     string                         // the same, for humans
+	jenkins     atomic.Pointer[linkv1.Jenkins] // what this controller stands beside; nil: none
 	incarnation envelope.Incarnation
 	topics      topics
 

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/moorage-dev/moorage/proto/envelope"
+	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 	logv1 "github.com/moorage-dev/moorage/proto/moorage/log/v1"
 	"github.com/moorage-dev/moorage/session"
 )
@@ -229,7 +230,11 @@ func (s *Session) presence() (id envelope.SessionID, value []byte, ended bool) {
 		SessionId: s.id[:], Agent: open.GetAgent(), Labels: open.GetLabels(), Kind: open.GetKind(), Service: open.GetService(),
 		Gateway: s.seen.gateway.Name, Attempt: s.seen.attempt, Partition: s.p.index,
 		Incarnation: session.IncarnationMessage(s.c.incarnation), OpenedMs: s.opened.UnixMilli(),
+		Protocol: open.GetRemoting().GetProtocol(), LegacyAgent: open.GetRemoting().GetAgent(),
 		RemoteAddress: s.role.Verified().GetRemoteAddress(), UpBytes: up, DownBytes: down, State: logv1.SessionState_SESSION_STATE_ATTACHED,
+	}
+	if open.GetKind() == linkv1.ServiceKind_SERVICE_KIND_WEBSOCKET {
+		m.Protocol = "WebSocket"
 	}
 	if !s.seen.attached {
 		m.State = logv1.SessionState_SESSION_STATE_DETACHED

@@ -75,10 +75,13 @@ func (addr) Network() string  { return "moorage" }
 func (a addr) String() string { return string(a) }
 
 // Accept takes the session on. Only the first answer counts.
-func (s *Session) Accept() {
+func (s *Session) Accept() { s.AcceptWith(nil) }
+
+// AcceptWith is Accept with what the session's kind wants said; nil says nothing.
+func (s *Session) AcceptWith(answer *linkv1.Accept) {
 	s.Lock()
 	defer s.Unlock()
-	s.role.Accept()
+	s.role.Accept(answer)
 	s.changed(s.c.clock.now())
 }
 
@@ -98,6 +101,8 @@ type Info struct {
 	Kind    linkv1.ServiceKind // what it wants
 	Service string             // which, for SERVICE_KIND_TCP
 	Labels  map[string]string
+
+	Remoting *linkv1.Remoting // what a legacy agent showed; nil: none is concerned; not to be changed
 
 	// What a gateway verified: rely on these, not on Agent. Identity is empty
 	// behind an insecure gateway.
@@ -119,7 +124,7 @@ func (s *Session) Info() Info {
 	open, verified := s.role.Open(), s.role.Verified()
 	return Info{
 		ID: s.id, Agent: open.GetAgent(), Kind: open.GetKind(), Service: open.GetService(),
-		Labels: maps.Clone(open.GetLabels()), Identity: verified.GetIdentity(), RemoteAddr: verified.GetRemoteAddress(),
+		Labels: maps.Clone(open.GetLabels()), Remoting: open.GetRemoting(), Identity: verified.GetIdentity(), RemoteAddr: verified.GetRemoteAddress(),
 		Gateway: s.seen.gateway.Name, Attempt: s.seen.attempt, Attached: s.seen.attached,
 		State: s.role.State(), Opened: s.opened, Since: s.seen.since,
 	}

@@ -329,5 +329,6 @@ func (g *Gateway) Describe(ctx context.Context, req *linkv1.DescribeRequest) (*l
 		Incarnation: session.IncarnationMessage(v.incarnation),
 		Services:    v.services,
 		AgeMs:       uint64((g.now() - v.read).Milliseconds()),
+		Jenkins:     v.jenkins,
 	}, nil
 }

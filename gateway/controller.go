@@ -49,6 +49,7 @@ type view struct {
 	maxFrame    int
 	grace       time.Duration
 	services    []string
+	jenkins     *linkv1.Jenkins // nil: none, or not looked up yet
 	leaving     bool
 	read        time.Duration // when it was
 	silent      int           // the gateway's own beats that Kafka acknowledged since, or since the process beat elsewhere
@@ -270,7 +271,7 @@ func (c *controller) read(beat *logv1.ControllerHeartbeat, offset int64) (v view
 	}
 	v.maxFrame = min(v.maxFrame, session.MaxFrame)
 	v.grace = time.Duration(min(beat.GetGraceMs(), uint64(mostGrace.Milliseconds()))) * time.Millisecond
-	v.services, v.leaving = beat.GetServices(), beat.GetLeaving()
+	v.services, v.leaving, v.jenkins = beat.GetServices(), beat.GetLeaving(), beat.GetJenkins()
 	return v, true
 }
 

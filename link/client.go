@@ -116,6 +116,8 @@ type Target struct {
 	Kind linkv1.ServiceKind
 	// Service names it, for SERVICE_KIND_TCP.
 	Service string
+	// Remoting is what a legacy agent showed; nil: none is concerned.
+	Remoting *linkv1.Remoting
 	// NotResumable: the session ends with its first stream, with GATEWAY_GONE.
 	NotResumable bool
 }
@@ -133,7 +135,7 @@ func (c *Client) Open(ctx context.Context, target Target) (*Session, error) {
 	}
 	cfg := session.AgentConfig{
 		Agent: c.cfg.Agent, Controller: c.cfg.Controller, Credential: c.cfg.Credential, Labels: c.cfg.Labels,
-		Kind: target.Kind, Service: target.Service, Resumable: !target.NotResumable, DownWindow: c.cfg.Window,
+		Kind: target.Kind, Service: target.Service, Remoting: target.Remoting, Resumable: !target.NotResumable, DownWindow: c.cfg.Window,
 	}
 	_, _ = crand.Read(cfg.Secret[:]) // it never fails
 	s, err := c.start(cfg)
@@ -219,6 +221,8 @@ type Description struct {
 	Age time.Duration
 	// Services are the names of the TCP services it offers, sorted.
 	Services []string
+	// Jenkins is what its connector stands beside; nil: none, or not looked up yet.
+	Jenkins *linkv1.Jenkins
 }
 
 // describeWait bounds how long one gateway is waited for.
@@ -256,6 +260,7 @@ func (c *Client) describe(ctx context.Context, gateway string) (Description, err
 	}
 	return Description{
 		Known: r.GetIncarnation() != nil, Age: time.Duration(r.GetAgeMs()) * time.Millisecond, Services: r.GetServices(),
+		Jenkins: r.GetJenkins(),
 	}, nil
 }
 

@@ -98,6 +98,14 @@ func (s *Session) Accepted(ctx context.Context) error {
 	}
 }
 
+// Answer returns what the controller side said beside its yes; never nil. It
+// is there once Accepted has returned nil.
+func (s *Session) Answer() *linkv1.Accept {
+	s.Lock()
+	defer s.Unlock()
+	return s.agent.Answer()
+}
+
 // Status returns the gateway that holds the session, or did last; the number
 // of the last attach; whether the session is attached, and since when it is
 // or is not.

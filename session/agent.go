@@ -19,6 +19,7 @@ type AgentConfig struct {
 	Labels     map[string]string
 	Kind       linkv1.ServiceKind
 	Service    string
+	Remoting   *linkv1.Remoting // of legacy agents; nil: none
 	Resumable  bool
 	DownWindow int // 0: DefaultWindow
 }
@@ -69,6 +70,7 @@ type Agent struct {
 	grace       time.Duration
 	interval    time.Duration
 	maxFrame    int
+	answer      *linkv1.Accept // of the controller side; nil: none yet, or an empty one
 
 	lastHeard  time.Time // last message on the current stream
 	lastSent   time.Time
@@ -104,6 +106,14 @@ func (a *Agent) MaxFrame() int { return a.maxFrame }
 
 // DetachedSince returns since when the session has no stream; zero while it has one.
 func (a *Agent) DetachedSince() time.Time { return a.detachedAt }
+
+// Answer returns what came with the controller side's ACCEPT; never nil.
+func (a *Agent) Answer() *linkv1.Accept {
+	if a.answer == nil {
+		return new(linkv1.Accept)
+	}
+	return a.answer
+}
 
 // Incarnation returns the controller incarnation the session is bound to; zero before the first Welcome.
 func (a *Agent) Incarnation() envelope.Incarnation { return a.incarnation }
@@ -156,6 +166,7 @@ func (a *Agent) openPayload() []byte {
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(&linkv1.Open{
 		Kind: a.cfg.Kind, Service: a.cfg.Service, Agent: a.cfg.Agent, Labels: a.cfg.Labels,
 		StartPosition: PositionMessage(a.start), Resumable: a.cfg.Resumable, DownWindow: uint32(a.cfg.DownWindow),
+		Remoting: a.cfg.Remoting,
 	})
 	if err != nil {
 		panic("session: open payload: " + err.Error()) // names are checked where they are configured
@@ -187,6 +198,13 @@ func (a *Agent) Frame(now time.Time, f Frame) error {
 	fresh, err := a.accept(f)
 	if err != nil || !fresh {
 		return err
+	}
+	if f.Kind == envelope.Accept && len(f.Payload) > 0 {
+		answer := new(linkv1.Accept)
+		if err := proto.Unmarshal(f.Payload, answer); err != nil {
+			return violation("unreadable ACCEPT: %v", err)
+		}
+		a.answer = answer
 	}
 	if a.closeIn {
 		a.finish(ParseEnding(f.Payload))

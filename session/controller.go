@@ -117,11 +117,16 @@ func (c *Controller) Attachment() (gateway envelope.Gateway, attempt uint32, att
 // CloseOffset returns the offset of the last down frame once the session is Over.
 func (c *Controller) CloseOffset() int64 { return c.closeAt }
 
-// Accept answers the OPEN; data may flow.
-func (c *Controller) Accept() {
+// Accept answers the OPEN; data may flow. The answer is nil or valid UTF-8
+// where its fields are strings.
+func (c *Controller) Accept(answer *linkv1.Accept) {
 	if c.state == Opening {
+		payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(answer)
+		if err != nil {
+			panic("session: accept payload: " + err.Error())
+		}
 		c.state = Accepted
-		c.out.Push(uint8(envelope.Accept), nil, 0)
+		c.out.Push(uint8(envelope.Accept), payload, 0)
 	}
 }
 

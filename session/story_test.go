@@ -148,7 +148,7 @@ func (s *story) pumpController() (moved bool) {
 			if s.ctl, err = NewController(s.now, rec, 64, grace); err != nil {
 				s.t.Fatalf("OPEN: %v", err)
 			}
-			s.ctl.Accept()
+			s.ctl.Accept(nil)
 		}
 	}
 	for s.ctl != nil {

@@ -582,7 +582,7 @@ func (w *world) readUp(p *proc, part int) {
 	if w.cfg.Reject {
 		ctl.Reject(session.Ending{Reason: linkv1.Reason_REASON_REFUSED})
 	} else {
-		ctl.Accept()
+		ctl.Accept(nil)
 	}
 }
 

@@ -200,6 +200,17 @@ const (
 	ServiceKind_SERVICE_KIND_NATIVE ServiceKind = 1
 	// A byte stream to the TCP service that Open.service names.
 	ServiceKind_SERVICE_KIND_TCP ServiceKind = 2
+	// The bytes of a Jenkins Remoting connection, both ways, behind the greeting
+	// and, for JNLP4-connect, behind both ACKs: those are said locally at either
+	// end. Needs Open.remoting with its protocol.
+	ServiceKind_SERVICE_KIND_REMOTING ServiceKind = 3
+	// A byte stream to the HTTP port of the controller: look-ups and jars. Where
+	// that port speaks TLS the connector ends it.
+	ServiceKind_SERVICE_KIND_HTTP ServiceKind = 4
+	// The payload of the binary messages of a Remoting WebSocket; message borders
+	// are not kept. The WebSocket itself is ended locally at either end. Needs
+	// Open.remoting with the request's headers; Accept has the answer.
+	ServiceKind_SERVICE_KIND_WEBSOCKET ServiceKind = 5
 )
 
 // Enum value maps for ServiceKind.
@@ -208,11 +219,17 @@ var (
 		0: "SERVICE_KIND_UNSPECIFIED",
 		1: "SERVICE_KIND_NATIVE",
 		2: "SERVICE_KIND_TCP",
+		3: "SERVICE_KIND_REMOTING",
+		4: "SERVICE_KIND_HTTP",
+		5: "SERVICE_KIND_WEBSOCKET",
 	}
 	ServiceKind_value = map[string]int32{
 		"SERVICE_KIND_UNSPECIFIED": 0,
 		"SERVICE_KIND_NATIVE":      1,
 		"SERVICE_KIND_TCP":         2,
+		"SERVICE_KIND_REMOTING":    3,
+		"SERVICE_KIND_HTTP":        4,
+		"SERVICE_KIND_WEBSOCKET":   5,
 	}
 )
 
@@ -1220,7 +1237,9 @@ type Open struct {
 	// False: the session dies with its stream (tier 0).
 	Resumable bool `protobuf:"varint,6,opt,name=resumable,proto3" json:"resumable,omitempty"`
 	// Payload bytes of data frames the controller side may have sent and not yet delivered.
-	DownWindow    uint32 `protobuf:"varint,7,opt,name=down_window,json=downWindow,proto3" json:"down_window,omitempty"`
+	DownWindow uint32 `protobuf:"varint,7,opt,name=down_window,json=downWindow,proto3" json:"down_window,omitempty"`
+	// What a legacy agent showed of itself. Absent for kinds that have no legacy agent.
+	Remoting      *Remoting `protobuf:"bytes,8,opt,name=remoting,proto3" json:"remoting,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1304,16 +1323,160 @@ func (x *Open) GetDownWindow() uint32 {
 	return 0
 }
 
+func (x *Open) GetRemoting() *Remoting {
+	if x != nil {
+		return x.Remoting
+	}
+	return nil
+}
+
+// Remoting is what is known of a legacy agent's connection when it opens.
+type Remoting struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The protocol's name as the greeting says it, without "Protocol:":
+	// JNLP4-connect, JNLP2-connect, JNLP-connect. Empty for HTTP and WebSocket.
+	Protocol string `protobuf:"bytes,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// The agent's name as its connection showed it in clear. A claim, unproven;
+	// the controller itself checks it. Empty: nothing was shown.
+	Agent string `protobuf:"bytes,2,opt,name=agent,proto3" json:"agent,omitempty"`
+	// SERVICE_KIND_WEBSOCKET: the headers of the agent's request that concern
+	// the controller, in order.
+	Headers []*Header `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty"`
+	// The agent's address as the door saw it, host:port. Empty: unknown.
+	Address       string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Remoting) Reset() {
+	*x = Remoting{}
+	mi := &file_moorage_link_v1_link_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Remoting) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Remoting) ProtoMessage() {}
+
+func (x *Remoting) ProtoReflect() protoreflect.Message {
+	mi := &file_moorage_link_v1_link_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Remoting.ProtoReflect.Descriptor instead.
+func (*Remoting) Descriptor() ([]byte, []int) {
+	return file_moorage_link_v1_link_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Remoting) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *Remoting) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *Remoting) GetHeaders() []*Header {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Remoting) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+// Header is one line of an HTTP header.
+type Header struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name, in any case.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The value as it stood on the wire; ISO-8859-1 as a rule, not always UTF-8.
+	Value         []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Header) Reset() {
+	*x = Header{}
+	mi := &file_moorage_link_v1_link_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Header) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Header) ProtoMessage() {}
+
+func (x *Header) ProtoReflect() protoreflect.Message {
+	mi := &file_moorage_link_v1_link_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Header.ProtoReflect.Descriptor instead.
+func (*Header) Descriptor() ([]byte, []int) {
+	return file_moorage_link_v1_link_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Header) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Header) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
 // Accept is the payload of an ACCEPT frame.
 type Accept struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SERVICE_KIND_WEBSOCKET: the HTTP status with which the controller answered
+	// the request. 101: a WebSocket it is. Anything else: data is the answer's
+	// body, and the session ends behind it. 0 for all other kinds.
+	Status uint32 `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
+	// SERVICE_KIND_WEBSOCKET: the headers of that answer that concern the agent, in order.
+	Headers       []*Header `protobuf:"bytes,2,rep,name=headers,proto3" json:"headers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Accept) Reset() {
 	*x = Accept{}
-	mi := &file_moorage_link_v1_link_proto_msgTypes[11]
+	mi := &file_moorage_link_v1_link_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1325,7 +1488,7 @@ func (x *Accept) String() string {
 func (*Accept) ProtoMessage() {}
 
 func (x *Accept) ProtoReflect() protoreflect.Message {
-	mi := &file_moorage_link_v1_link_proto_msgTypes[11]
+	mi := &file_moorage_link_v1_link_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1338,7 +1501,141 @@ func (x *Accept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accept.ProtoReflect.Descriptor instead.
 func (*Accept) Descriptor() ([]byte, []int) {
-	return file_moorage_link_v1_link_proto_rawDescGZIP(), []int{11}
+	return file_moorage_link_v1_link_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Accept) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *Accept) GetHeaders() []*Header {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+// Jenkins is what a connector has learned of the Jenkins or Hudson controller
+// beside it, by the same look-up that an agent makes.
+type Jenkins struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The path of its root URL; begins and ends with '/'.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// Its TCP port for agents. 0: switched off, or not known.
+	AgentPort uint32 `protobuf:"varint,2,opt,name=agent_port,json=agentPort,proto3" json:"agent_port,omitempty"`
+	// Names of the protocols spoken there, in its order. Empty: it names none, as Hudson does.
+	Protocols []string `protobuf:"bytes,3,rep,name=protocols,proto3" json:"protocols,omitempty"`
+	// Its instance identity, base64 as it stands in X-Instance-Identity. Empty: it has none, as Hudson.
+	InstanceIdentity string `protobuf:"bytes,4,opt,name=instance_identity,json=instanceIdentity,proto3" json:"instance_identity,omitempty"`
+	// What X-Remoting-Minimum-Version says. Empty: nothing.
+	MinimumVersion string `protobuf:"bytes,5,opt,name=minimum_version,json=minimumVersion,proto3" json:"minimum_version,omitempty"`
+	// Its version, as X-Jenkins or X-Hudson say it. Empty: not said.
+	Version string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	// It is a Hudson: headers are named X-Hudson-…
+	Hudson bool `protobuf:"varint,7,opt,name=hudson,proto3" json:"hudson,omitempty"`
+	// Changes whenever the controller's files may have changed: what it serves
+	// below jnlpJars/ may be kept by whoever compares this. Empty: don't keep it.
+	Epoch string `protobuf:"bytes,8,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Its agent port was reached, by TCP, at the last look.
+	Reachable     bool `protobuf:"varint,9,opt,name=reachable,proto3" json:"reachable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Jenkins) Reset() {
+	*x = Jenkins{}
+	mi := &file_moorage_link_v1_link_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Jenkins) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Jenkins) ProtoMessage() {}
+
+func (x *Jenkins) ProtoReflect() protoreflect.Message {
+	mi := &file_moorage_link_v1_link_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Jenkins.ProtoReflect.Descriptor instead.
+func (*Jenkins) Descriptor() ([]byte, []int) {
+	return file_moorage_link_v1_link_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Jenkins) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Jenkins) GetAgentPort() uint32 {
+	if x != nil {
+		return x.AgentPort
+	}
+	return 0
+}
+
+func (x *Jenkins) GetProtocols() []string {
+	if x != nil {
+		return x.Protocols
+	}
+	return nil
+}
+
+func (x *Jenkins) GetInstanceIdentity() string {
+	if x != nil {
+		return x.InstanceIdentity
+	}
+	return ""
+}
+
+func (x *Jenkins) GetMinimumVersion() string {
+	if x != nil {
+		return x.MinimumVersion
+	}
+	return ""
+}
+
+func (x *Jenkins) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Jenkins) GetHudson() bool {
+	if x != nil {
+		return x.Hudson
+	}
+	return false
+}
+
+func (x *Jenkins) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+func (x *Jenkins) GetReachable() bool {
+	if x != nil {
+		return x.Reachable
+	}
+	return false
 }
 
 // Verified is what the gateway vouches for. It stands behind the payload of
@@ -1360,7 +1657,7 @@ type Verified struct {
 
 func (x *Verified) Reset() {
 	*x = Verified{}
-	mi := &file_moorage_link_v1_link_proto_msgTypes[12]
+	mi := &file_moorage_link_v1_link_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1372,7 +1669,7 @@ func (x *Verified) String() string {
 func (*Verified) ProtoMessage() {}
 
 func (x *Verified) ProtoReflect() protoreflect.Message {
-	mi := &file_moorage_link_v1_link_proto_msgTypes[12]
+	mi := &file_moorage_link_v1_link_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1385,7 +1682,7 @@ func (x *Verified) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verified.ProtoReflect.Descriptor instead.
 func (*Verified) Descriptor() ([]byte, []int) {
-	return file_moorage_link_v1_link_proto_rawDescGZIP(), []int{12}
+	return file_moorage_link_v1_link_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Verified) GetIdentity() string {
@@ -1431,7 +1728,7 @@ type DescribeRequest struct {
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_moorage_link_v1_link_proto_msgTypes[13]
+	mi := &file_moorage_link_v1_link_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1740,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_moorage_link_v1_link_proto_msgTypes[13]
+	mi := &file_moorage_link_v1_link_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1753,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_moorage_link_v1_link_proto_rawDescGZIP(), []int{13}
+	return file_moorage_link_v1_link_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DescribeRequest) GetController() string {
@@ -1488,14 +1785,16 @@ type DescribeResponse struct {
 	// Names of the TCP services it offers, sorted.
 	Services []string `protobuf:"bytes,2,rep,name=services,proto3" json:"services,omitempty"`
 	// Milliseconds since the controller's last heartbeat was read.
-	AgeMs         uint64 `protobuf:"varint,3,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
+	AgeMs uint64 `protobuf:"varint,3,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
+	// The Jenkins or Hudson that its connector stands beside. Absent: none, or not looked up yet.
+	Jenkins       *Jenkins `protobuf:"bytes,4,opt,name=jenkins,proto3" json:"jenkins,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_moorage_link_v1_link_proto_msgTypes[14]
+	mi := &file_moorage_link_v1_link_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1806,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_moorage_link_v1_link_proto_msgTypes[14]
+	mi := &file_moorage_link_v1_link_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1819,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_moorage_link_v1_link_proto_rawDescGZIP(), []int{14}
+	return file_moorage_link_v1_link_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DescribeResponse) GetIncarnation() *Incarnation {
@@ -1542,6 +1841,13 @@ func (x *DescribeResponse) GetAgeMs() uint64 {
 		return x.AgeMs
 	}
 	return 0
+}
+
+func (x *DescribeResponse) GetJenkins() *Jenkins {
+	if x != nil {
+		return x.Jenkins
+	}
+	return nil
 }
 
 var File_moorage_link_v1_link_proto protoreflect.FileDescriptor
@@ -1624,7 +1930,7 @@ const file_moorage_link_v1_link_proto_rawDesc = "" +
 	"\vincarnation\x18\x03 \x01(\v2\x1c.moorage.link.v1.IncarnationR\vincarnation\"E\n" +
 	"\x05Drain\x12!\n" +
 	"\freconnect_to\x18\x01 \x03(\tR\vreconnectTo\x12\x19\n" +
-	"\bafter_ms\x18\x02 \x01(\x04R\aafterMs\"\xdf\x02\n" +
+	"\bafter_ms\x18\x02 \x01(\x04R\aafterMs\"\x96\x03\n" +
 	"\x04Open\x120\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1c.moorage.link.v1.ServiceKindR\x04kind\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x14\n" +
@@ -1633,11 +1939,33 @@ const file_moorage_link_v1_link_proto_rawDesc = "" +
 	"\x06labels\x18\x05 \x03(\v2!.moorage.link.v1.Open.LabelsEntryR\x06labels\x12\x1c\n" +
 	"\tresumable\x18\x06 \x01(\bR\tresumable\x12\x1f\n" +
 	"\vdown_window\x18\a \x01(\rR\n" +
-	"downWindow\x1a9\n" +
+	"downWindow\x125\n" +
+	"\bremoting\x18\b \x01(\v2\x19.moorage.link.v1.RemotingR\bremoting\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\b\n" +
-	"\x06Accept\"{\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x89\x01\n" +
+	"\bRemoting\x12\x1a\n" +
+	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x14\n" +
+	"\x05agent\x18\x02 \x01(\tR\x05agent\x121\n" +
+	"\aheaders\x18\x03 \x03(\v2\x17.moorage.link.v1.HeaderR\aheaders\x12\x18\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\"2\n" +
+	"\x06Header\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"S\n" +
+	"\x06Accept\x12\x16\n" +
+	"\x06status\x18\x01 \x01(\rR\x06status\x121\n" +
+	"\aheaders\x18\x02 \x03(\v2\x17.moorage.link.v1.HeaderR\aheaders\"\x96\x02\n" +
+	"\aJenkins\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1d\n" +
+	"\n" +
+	"agent_port\x18\x02 \x01(\rR\tagentPort\x12\x1c\n" +
+	"\tprotocols\x18\x03 \x03(\tR\tprotocols\x12+\n" +
+	"\x11instance_identity\x18\x04 \x01(\tR\x10instanceIdentity\x12'\n" +
+	"\x0fminimum_version\x18\x05 \x01(\tR\x0eminimumVersion\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x12\x16\n" +
+	"\x06hudson\x18\a \x01(\bR\x06hudson\x12\x14\n" +
+	"\x05epoch\x18\b \x01(\tR\x05epoch\x12\x1c\n" +
+	"\treachable\x18\t \x01(\bR\treachable\"{\n" +
 	"\bVerified\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\tR\bidentity\x12%\n" +
 	"\x0eremote_address\x18\x02 \x01(\tR\rremoteAddress\x12\x18\n" +
@@ -1650,11 +1978,12 @@ const file_moorage_link_v1_link_proto_rawDesc = "" +
 	"\x05agent\x18\x02 \x01(\tR\x05agent\x12\x1e\n" +
 	"\n" +
 	"credential\x18\x03 \x01(\tR\n" +
-	"credential\"\x85\x01\n" +
+	"credential\"\xb9\x01\n" +
 	"\x10DescribeResponse\x12>\n" +
 	"\vincarnation\x18\x01 \x01(\v2\x1c.moorage.link.v1.IncarnationR\vincarnation\x12\x1a\n" +
 	"\bservices\x18\x02 \x03(\tR\bservices\x12\x15\n" +
-	"\x06age_ms\x18\x03 \x01(\x04R\x05ageMs*\xa9\x01\n" +
+	"\x06age_ms\x18\x03 \x01(\x04R\x05ageMs\x122\n" +
+	"\ajenkins\x18\x04 \x01(\v2\x18.moorage.link.v1.JenkinsR\ajenkins*\xa9\x01\n" +
 	"\tFrameKind\x12\x1a\n" +
 	"\x16FRAME_KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fFRAME_KIND_OPEN\x10\x01\x12\x15\n" +
@@ -1677,11 +2006,14 @@ const file_moorage_link_v1_link_proto_rawDesc = "" +
 	"\x16REASON_CONTROLLER_GONE\x10\n" +
 	"\x12\x1a\n" +
 	"\x16REASON_UNKNOWN_SESSION\x10\v\x12\x17\n" +
-	"\x13REASON_GATEWAY_GONE\x10\f*Z\n" +
+	"\x13REASON_GATEWAY_GONE\x10\f*\xa8\x01\n" +
 	"\vServiceKind\x12\x1c\n" +
 	"\x18SERVICE_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13SERVICE_KIND_NATIVE\x10\x01\x12\x14\n" +
-	"\x10SERVICE_KIND_TCP\x10\x022\xad\x01\n" +
+	"\x10SERVICE_KIND_TCP\x10\x02\x12\x19\n" +
+	"\x15SERVICE_KIND_REMOTING\x10\x03\x12\x15\n" +
+	"\x11SERVICE_KIND_HTTP\x10\x04\x12\x1a\n" +
+	"\x16SERVICE_KIND_WEBSOCKET\x10\x052\xad\x01\n" +
 	"\vLinkService\x12M\n" +
 	"\x06Attach\x12\x1e.moorage.link.v1.AttachRequest\x1a\x1f.moorage.link.v1.AttachResponse(\x010\x01\x12O\n" +
 	"\bDescribe\x12 .moorage.link.v1.DescribeRequest\x1a!.moorage.link.v1.DescribeResponseB=Z;github.com/moorage-dev/moorage/proto/moorage/link/v1;linkv1b\x06proto3"
@@ -1699,7 +2031,7 @@ func file_moorage_link_v1_link_proto_rawDescGZIP() []byte {
 }
 
 var file_moorage_link_v1_link_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_moorage_link_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_moorage_link_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_moorage_link_v1_link_proto_goTypes = []any{
 	(FrameKind)(0),           // 0: moorage.link.v1.FrameKind
 	(Reason)(0),              // 1: moorage.link.v1.Reason
@@ -1715,12 +2047,15 @@ var file_moorage_link_v1_link_proto_goTypes = []any{
 	(*Close)(nil),            // 11: moorage.link.v1.Close
 	(*Drain)(nil),            // 12: moorage.link.v1.Drain
 	(*Open)(nil),             // 13: moorage.link.v1.Open
-	(*Accept)(nil),           // 14: moorage.link.v1.Accept
-	(*Verified)(nil),         // 15: moorage.link.v1.Verified
-	(*DescribeRequest)(nil),  // 16: moorage.link.v1.DescribeRequest
-	(*DescribeResponse)(nil), // 17: moorage.link.v1.DescribeResponse
-	nil,                      // 18: moorage.link.v1.Hello.LabelsEntry
-	nil,                      // 19: moorage.link.v1.Open.LabelsEntry
+	(*Remoting)(nil),         // 14: moorage.link.v1.Remoting
+	(*Header)(nil),           // 15: moorage.link.v1.Header
+	(*Accept)(nil),           // 16: moorage.link.v1.Accept
+	(*Jenkins)(nil),          // 17: moorage.link.v1.Jenkins
+	(*Verified)(nil),         // 18: moorage.link.v1.Verified
+	(*DescribeRequest)(nil),  // 19: moorage.link.v1.DescribeRequest
+	(*DescribeResponse)(nil), // 20: moorage.link.v1.DescribeResponse
+	nil,                      // 21: moorage.link.v1.Hello.LabelsEntry
+	nil,                      // 22: moorage.link.v1.Open.LabelsEntry
 }
 var file_moorage_link_v1_link_proto_depIdxs = []int32{
 	7,  // 0: moorage.link.v1.AttachRequest.hello:type_name -> moorage.link.v1.Hello
@@ -1731,7 +2066,7 @@ var file_moorage_link_v1_link_proto_depIdxs = []int32{
 	10, // 5: moorage.link.v1.AttachResponse.heartbeat:type_name -> moorage.link.v1.Heartbeat
 	11, // 6: moorage.link.v1.AttachResponse.close:type_name -> moorage.link.v1.Close
 	12, // 7: moorage.link.v1.AttachResponse.drain:type_name -> moorage.link.v1.Drain
-	18, // 8: moorage.link.v1.Hello.labels:type_name -> moorage.link.v1.Hello.LabelsEntry
+	21, // 8: moorage.link.v1.Hello.labels:type_name -> moorage.link.v1.Hello.LabelsEntry
 	6,  // 9: moorage.link.v1.Hello.incarnation:type_name -> moorage.link.v1.Incarnation
 	5,  // 10: moorage.link.v1.Hello.start_position:type_name -> moorage.link.v1.Position
 	5,  // 11: moorage.link.v1.Hello.position:type_name -> moorage.link.v1.Position
@@ -1743,17 +2078,21 @@ var file_moorage_link_v1_link_proto_depIdxs = []int32{
 	6,  // 17: moorage.link.v1.Close.incarnation:type_name -> moorage.link.v1.Incarnation
 	2,  // 18: moorage.link.v1.Open.kind:type_name -> moorage.link.v1.ServiceKind
 	5,  // 19: moorage.link.v1.Open.start_position:type_name -> moorage.link.v1.Position
-	19, // 20: moorage.link.v1.Open.labels:type_name -> moorage.link.v1.Open.LabelsEntry
-	6,  // 21: moorage.link.v1.DescribeResponse.incarnation:type_name -> moorage.link.v1.Incarnation
-	3,  // 22: moorage.link.v1.LinkService.Attach:input_type -> moorage.link.v1.AttachRequest
-	16, // 23: moorage.link.v1.LinkService.Describe:input_type -> moorage.link.v1.DescribeRequest
-	4,  // 24: moorage.link.v1.LinkService.Attach:output_type -> moorage.link.v1.AttachResponse
-	17, // 25: moorage.link.v1.LinkService.Describe:output_type -> moorage.link.v1.DescribeResponse
-	24, // [24:26] is the sub-list for method output_type
-	22, // [22:24] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	22, // 20: moorage.link.v1.Open.labels:type_name -> moorage.link.v1.Open.LabelsEntry
+	14, // 21: moorage.link.v1.Open.remoting:type_name -> moorage.link.v1.Remoting
+	15, // 22: moorage.link.v1.Remoting.headers:type_name -> moorage.link.v1.Header
+	15, // 23: moorage.link.v1.Accept.headers:type_name -> moorage.link.v1.Header
+	6,  // 24: moorage.link.v1.DescribeResponse.incarnation:type_name -> moorage.link.v1.Incarnation
+	17, // 25: moorage.link.v1.DescribeResponse.jenkins:type_name -> moorage.link.v1.Jenkins
+	3,  // 26: moorage.link.v1.LinkService.Attach:input_type -> moorage.link.v1.AttachRequest
+	19, // 27: moorage.link.v1.LinkService.Describe:input_type -> moorage.link.v1.DescribeRequest
+	4,  // 28: moorage.link.v1.LinkService.Attach:output_type -> moorage.link.v1.AttachResponse
+	20, // 29: moorage.link.v1.LinkService.Describe:output_type -> moorage.link.v1.DescribeResponse
+	28, // [28:30] is the sub-list for method output_type
+	26, // [26:28] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_moorage_link_v1_link_proto_init() }
@@ -1779,7 +2118,7 @@ func file_moorage_link_v1_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_moorage_link_v1_link_proto_rawDesc), len(file_moorage_link_v1_link_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   17,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

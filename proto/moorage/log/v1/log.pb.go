@@ -109,7 +109,9 @@ type ControllerHeartbeat struct {
 	// Host and process id, for humans.
 	Process string `protobuf:"bytes,11,opt,name=process,proto3" json:"process,omitempty"`
 	// The process is ending in order; no more heartbeats will come of this life.
-	Leaving       bool `protobuf:"varint,12,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	Leaving bool `protobuf:"varint,12,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	// The Jenkins or Hudson this process stands beside. Absent: none, or not looked up yet.
+	Jenkins       *v1.Jenkins `protobuf:"bytes,13,opt,name=jenkins,proto3" json:"jenkins,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -226,6 +228,13 @@ func (x *ControllerHeartbeat) GetLeaving() bool {
 		return x.Leaving
 	}
 	return false
+}
+
+func (x *ControllerHeartbeat) GetJenkins() *v1.Jenkins {
+	if x != nil {
+		return x.Jenkins
+	}
+	return nil
 }
 
 // GatewayHeartbeat is a process's record in the gateways topic, key: its name.
@@ -384,7 +393,13 @@ type SessionPresence struct {
 	// Payload bytes delivered so far, up.
 	UpBytes uint64 `protobuf:"varint,16,opt,name=up_bytes,json=upBytes,proto3" json:"up_bytes,omitempty"`
 	// Payload bytes delivered so far, down.
-	DownBytes     uint64 `protobuf:"varint,17,opt,name=down_bytes,json=downBytes,proto3" json:"down_bytes,omitempty"`
+	DownBytes uint64 `protobuf:"varint,17,opt,name=down_bytes,json=downBytes,proto3" json:"down_bytes,omitempty"`
+	// The protocol of a legacy agent, as in Remoting, or "WebSocket". Empty: none is concerned.
+	Protocol string `protobuf:"bytes,18,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// The name that a legacy agent showed in clear. Empty: none.
+	LegacyAgent string `protobuf:"bytes,19,opt,name=legacy_agent,json=legacyAgent,proto3" json:"legacy_agent,omitempty"`
+	// What the session waits for, one line for a human. Empty: nothing in particular.
+	Waits         string `protobuf:"bytes,20,opt,name=waits,proto3" json:"waits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -538,11 +553,32 @@ func (x *SessionPresence) GetDownBytes() uint64 {
 	return 0
 }
 
+func (x *SessionPresence) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *SessionPresence) GetLegacyAgent() string {
+	if x != nil {
+		return x.LegacyAgent
+	}
+	return ""
+}
+
+func (x *SessionPresence) GetWaits() string {
+	if x != nil {
+		return x.Waits
+	}
+	return ""
+}
+
 var File_moorage_log_v1_log_proto protoreflect.FileDescriptor
 
 const file_moorage_log_v1_log_proto_rawDesc = "" +
 	"\n" +
-	"\x18moorage/log/v1/log.proto\x12\x0emoorage.log.v1\x1a\x1amoorage/link/v1/link.proto\"\x86\x03\n" +
+	"\x18moorage/log/v1/log.proto\x12\x0emoorage.log.v1\x1a\x1amoorage/link/v1/link.proto\"\xba\x03\n" +
 	"\x13ControllerHeartbeat\x12>\n" +
 	"\vincarnation\x18\x01 \x01(\v2\x1c.moorage.link.v1.IncarnationR\vincarnation\x12\x12\n" +
 	"\x04boot\x18\x02 \x01(\x04R\x04boot\x12\x12\n" +
@@ -558,7 +594,8 @@ const file_moorage_log_v1_log_proto_rawDesc = "" +
 	"\bservices\x18\n" +
 	" \x03(\tR\bservices\x12\x18\n" +
 	"\aprocess\x18\v \x01(\tR\aprocess\x12\x18\n" +
-	"\aleaving\x18\f \x01(\bR\aleaving\"\xf4\x01\n" +
+	"\aleaving\x18\f \x01(\bR\aleaving\x122\n" +
+	"\ajenkins\x18\r \x01(\v2\x18.moorage.link.v1.JenkinsR\ajenkins\"\xf4\x01\n" +
 	"\x10GatewayHeartbeat\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04boot\x18\x02 \x01(\x04R\x04boot\x12\x12\n" +
@@ -570,7 +607,7 @@ const file_moorage_log_v1_log_proto_rawDesc = "" +
 	"\aversion\x18\b \x01(\tR\aversion\x12\x1e\n" +
 	"\n" +
 	"controller\x18\t \x01(\bR\n" +
-	"controller\"\xb6\x05\n" +
+	"controller\"\x8b\x06\n" +
 	"\x0fSessionPresence\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\fR\tsessionId\x12\x14\n" +
@@ -591,7 +628,10 @@ const file_moorage_log_v1_log_proto_rawDesc = "" +
 	"\x0eremote_address\x18\x0f \x01(\tR\rremoteAddress\x12\x19\n" +
 	"\bup_bytes\x18\x10 \x01(\x04R\aupBytes\x12\x1d\n" +
 	"\n" +
-	"down_bytes\x18\x11 \x01(\x04R\tdownBytes\x1a9\n" +
+	"down_bytes\x18\x11 \x01(\x04R\tdownBytes\x12\x1a\n" +
+	"\bprotocol\x18\x12 \x01(\tR\bprotocol\x12!\n" +
+	"\flegacy_agent\x18\x13 \x01(\tR\vlegacyAgent\x12\x14\n" +
+	"\x05waits\x18\x14 \x01(\tR\x05waits\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*~\n" +
@@ -622,21 +662,23 @@ var file_moorage_log_v1_log_proto_goTypes = []any{
 	(*SessionPresence)(nil),     // 3: moorage.log.v1.SessionPresence
 	nil,                         // 4: moorage.log.v1.SessionPresence.LabelsEntry
 	(*v1.Incarnation)(nil),      // 5: moorage.link.v1.Incarnation
-	(v1.Reason)(0),              // 6: moorage.link.v1.Reason
-	(v1.ServiceKind)(0),         // 7: moorage.link.v1.ServiceKind
+	(*v1.Jenkins)(nil),          // 6: moorage.link.v1.Jenkins
+	(v1.Reason)(0),              // 7: moorage.link.v1.Reason
+	(v1.ServiceKind)(0),         // 8: moorage.link.v1.ServiceKind
 }
 var file_moorage_log_v1_log_proto_depIdxs = []int32{
 	5, // 0: moorage.log.v1.ControllerHeartbeat.incarnation:type_name -> moorage.link.v1.Incarnation
-	0, // 1: moorage.log.v1.SessionPresence.state:type_name -> moorage.log.v1.SessionState
-	4, // 2: moorage.log.v1.SessionPresence.labels:type_name -> moorage.log.v1.SessionPresence.LabelsEntry
-	6, // 3: moorage.log.v1.SessionPresence.reason:type_name -> moorage.link.v1.Reason
-	7, // 4: moorage.log.v1.SessionPresence.kind:type_name -> moorage.link.v1.ServiceKind
-	5, // 5: moorage.log.v1.SessionPresence.incarnation:type_name -> moorage.link.v1.Incarnation
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	6, // 1: moorage.log.v1.ControllerHeartbeat.jenkins:type_name -> moorage.link.v1.Jenkins
+	0, // 2: moorage.log.v1.SessionPresence.state:type_name -> moorage.log.v1.SessionState
+	4, // 3: moorage.log.v1.SessionPresence.labels:type_name -> moorage.log.v1.SessionPresence.LabelsEntry
+	7, // 4: moorage.log.v1.SessionPresence.reason:type_name -> moorage.link.v1.Reason
+	8, // 5: moorage.log.v1.SessionPresence.kind:type_name -> moorage.link.v1.ServiceKind
+	5, // 6: moorage.log.v1.SessionPresence.incarnation:type_name -> moorage.link.v1.Incarnation
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_moorage_log_v1_log_proto_init() }
