@@ -239,9 +239,13 @@ func (s *Session) presence() (id envelope.SessionID, value []byte, ended bool) {
 	if !s.seen.attached {
 		m.State = logv1.SessionState_SESSION_STATE_DETACHED
 	}
+	m.Waits = s.waits
+	if !s.seen.attached && m.Waits == "" {
+		m.Waits = "its agent to come back, " + s.c.cfg.Grace.String() + " at most"
+	}
 	if s.buried {
 		why, _ := s.role.Ended()
-		m.State, m.Reason, m.Text = logv1.SessionState_SESSION_STATE_ENDED, why.Reason, why.Text
+		m.State, m.Reason, m.Text, m.Waits = logv1.SessionState_SESSION_STATE_ENDED, why.Reason, why.Text, ""
 	}
 	if !s.seen.since.IsZero() {
 		m.SinceMs = s.seen.since.UnixMilli()

@@ -29,6 +29,8 @@ type Session struct {
 
 	// Under the Conn's lock.
 	seen   attachment
+	heard  time.Time // when a record of the agent side's own was last read, by the machine's clock
+	waits  string    // what the application says that it waits for
 	buried bool      // the role is Over and lives on in the Registry only
 	told   uint64    // bytes, both ways, that its presence said when it was last written
 	armed  time.Time // when the timer was asked for last; zero: not in wakes
@@ -52,7 +54,8 @@ type attachment struct {
 }
 
 func newSession(p *partition, role *session.Controller) *Session {
-	s := &Session{id: role.ID(), c: p.c, p: p, role: role, opened: time.Now()}
+	now := time.Now()
+	s := &Session{id: role.ID(), c: p.c, p: p, role: role, opened: now, heard: now}
 	remote := role.Verified().GetRemoteAddress()
 	if remote == "" {
 		remote = role.Open().GetAgent()
@@ -94,6 +97,29 @@ func (s *Session) Reject(why session.Ending) {
 	s.changed(s.c.clock.now())
 }
 
+// Probe asks the agent side for a sign of life, which moves Info's Heard: a
+// live one answers within two ways through Kafka. It does nothing for a
+// session that is detached.
+func (s *Session) Probe() {
+	s.Lock()
+	defer s.Unlock()
+	s.role.Probe()
+	s.kick()
+}
+
+// Waits tells operators what the session waits for, in one line; empty:
+// nothing in particular. A detached session that says nothing else waits for
+// its agent, and shows so by itself.
+func (s *Session) Waits(text string) {
+	s.Lock()
+	defer s.Unlock()
+	if s.waits == text || s.buried {
+		return
+	}
+	s.waits = text
+	s.c.presence.mark(s)
+}
+
 // Info is what is known of a session.
 type Info struct {
 	ID      envelope.SessionID
@@ -109,9 +135,12 @@ type Info struct {
 	Identity   string
 	RemoteAddr string
 
-	Gateway  string // that holds it, or held it last
-	Attempt  uint32 // counts its attaches
-	Attached bool
+	Gateway   string // that holds it, or held it last
+	Attempt   uint32 // counts its attaches
+	Attached  bool
+	Resumable bool      // false: it ends with its stream (tier 0)
+	Heard     time.Time // a record of the agent side's own was last read; a gateway's leases don't count
+	Up, Down  uint64    // payload bytes that reached the applications so far
 	State    session.ControllerState
 	Opened   time.Time
 	Since    time.Time // detached or ended since; zero: neither
@@ -122,10 +151,12 @@ func (s *Session) Info() Info {
 	s.Lock()
 	defer s.Unlock()
 	open, verified := s.role.Open(), s.role.Verified()
+	up, down := s.role.Bytes()
 	return Info{
 		ID: s.id, Agent: open.GetAgent(), Kind: open.GetKind(), Service: open.GetService(),
 		Labels: maps.Clone(open.GetLabels()), Remoting: open.GetRemoting(), Identity: verified.GetIdentity(), RemoteAddr: verified.GetRemoteAddress(),
 		Gateway: s.seen.gateway.Name, Attempt: s.seen.attempt, Attached: s.seen.attached,
+		Resumable: open.GetResumable(), Heard: s.heard, Up: up, Down: down,
 		State: s.role.State(), Opened: s.opened, Since: s.seen.since,
 	}
 }
@@ -148,9 +179,18 @@ func (s *Session) take(now time.Time, rec *envelope.Record) bool {
 	if rec.Kind == envelope.Data {
 		rec.Payload = bytes.Clone(rec.Payload) // it stands in a whole fetch response
 	}
+	if ownWord(rec.Kind) {
+		s.heard = time.Now()
+	}
 	s.role.Record(now, rec)
 	s.changed(now)
 	return true
+}
+
+// ownWord reports that only a living agent side causes such a record; others
+// are a gateway's or an operator's word about it.
+func ownWord(kind envelope.Kind) bool {
+	return kind.IsFrame() || kind == envelope.Attached || kind == envelope.Delivered || kind == envelope.Probe
 }
 
 // lease is take for a lease's entry.

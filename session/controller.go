@@ -137,6 +137,10 @@ func (c *Controller) Reject(ending Ending) {
 	}
 }
 
+// Probe asks the agent side for a sign of life: it answers with its delivered.
+// An agent side that is known to be away is not asked.
+func (c *Controller) Probe() { c.probeDue = c.state < Closing && c.attached }
+
 // CloseSession ends the session: CLOSE follows what was written.
 func (c *Controller) CloseSession(ending Ending) {
 	switch c.state {
