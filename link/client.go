@@ -14,6 +14,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"google.golang.org/grpc/status"
+
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 	"github.com/moorage-dev/moorage/session"
 )
@@ -229,6 +231,7 @@ type Description struct {
 const describeWait = 5 * time.Second
 
 // Describe asks one gateway after the other what it knows of the controller.
+// A gateway's final no, such as to a name it does not know: *RefusedError.
 func (c *Client) Describe(ctx context.Context) (Description, error) {
 	var failed []string
 	for _, gateway := range c.shuffled(c.cfg.Gateways) {
@@ -236,8 +239,11 @@ func (c *Client) Describe(ctx context.Context) (Description, error) {
 		if err == nil {
 			return d, nil
 		}
+		if final(err) {
+			return Description{}, &RefusedError{gateway, status.Code(err), statusText(err)}
+		}
 		failed = append(failed, gateway+": "+statusText(err))
-		if final(err) || ctx.Err() != nil {
+		if ctx.Err() != nil {
 			break
 		}
 	}

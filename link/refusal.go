@@ -9,7 +9,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// A RefusedError reports a gateway's final no, before the first Welcome.
+// A RefusedError reports a gateway's final no, before the first Welcome or to
+// Describe.
 type RefusedError struct {
 	Gateway string
 	Code    codes.Code
