@@ -42,6 +42,11 @@ type ApacheConfig struct {
 	// default, below the user's cache folder. What is missing is installed.
 	Dist string
 
+	// Host is the address that nodes listen on and tell clients, for clients
+	// in other network namespaces. "" means 127.0.0.1, the only one that the
+	// certificate of a Secure cluster holds for.
+	Host string
+
 	// FastFailover has a dead leader replaced within 2 to 3 s rather than 9
 	// to 13 s, and a killed node come back in 3 s rather than 12.
 	FastFailover bool
@@ -127,6 +132,9 @@ func StartApache(ctx context.Context, cfg ApacheConfig) (*Apache, error) {
 var errPortTaken = errors.New("broker: port taken")
 
 func startOnce(ctx context.Context, cfg ApacheConfig, d dist) (_ *Apache, err error) {
+	if cfg.Host == "" {
+		cfg.Host = "127.0.0.1"
+	}
 	a := &Apache{cfg: cfg, dist: d, dir: cfg.Dir, log: cfg.Log}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
@@ -147,7 +155,7 @@ func startOnce(ctx context.Context, cfg ApacheConfig, d dist) (_ *Apache, err er
 			return nil, err
 		}
 	}
-	ports, err := freePorts(2 * cfg.Nodes)
+	ports, err := freePorts(cfg.Host, 2*cfg.Nodes)
 	if err != nil {
 		return nil, err
 	}
@@ -155,8 +163,8 @@ func startOnce(ctx context.Context, cfg ApacheConfig, d dist) (_ *Apache, err er
 		a.nodes = append(a.nodes, &node{
 			id:         i + 1,
 			dir:        filepath.Join(a.dir, fmt.Sprintf("node-%d", i+1)),
-			client:     loopback(ports[2*i]),
-			controller: loopback(ports[2*i+1]),
+			client:     address(cfg.Host, ports[2*i]),
+			controller: address(cfg.Host, ports[2*i+1]),
 		})
 	}
 	if err := a.format(ctx); err != nil {

@@ -52,11 +52,15 @@ func defaultDist() (string, error) {
 }
 
 // InstallApache puts Kafka's jars into dir, by Maven, and makes the archive of
-// loaded classes. It needs Java 17 and mvn. What is there already stays; of
+// loaded classes. "" means the default, below the user's cache folder. It needs Java 17 and mvn. What is there already stays; of
 // several processes that want the same dir, one installs and the others wait.
-func InstallApache(ctx context.Context, dir string) error {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
+func InstallApache(ctx context.Context, dir string) (err error) {
+	if dir == "" {
+		if dir, err = defaultDist(); err != nil {
+			return err
+		}
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
 		return fmt.Errorf("broker: %w", err)
 	}
 	if d, err := openDist(dir); err == nil && d.hasArchive() {

@@ -3,7 +3,7 @@
 package broker
 
 import (
-	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"strconv"
@@ -17,9 +17,9 @@ const (
 	highPort = 32000
 )
 
-// freePorts chooses n distinct ports on which nobody listens. Somebody may
+// freePorts chooses n distinct ports of a host on which nobody listens. Somebody may
 // before they are used: then the start is tried again with others.
-func freePorts(n int) ([]int, error) {
+func freePorts(host string, n int) ([]int, error) {
 	ports := make([]int, 0, n)
 	held := make([]net.Listener, 0, n)
 	defer func() {
@@ -32,14 +32,14 @@ func freePorts(n int) ([]int, error) {
 			return ports, nil
 		}
 		port := lowPort + rand.IntN(highPort-lowPort)
-		l, err := net.Listen("tcp", loopback(port))
+		l, err := net.Listen("tcp", address(host, port))
 		if err != nil {
 			continue // taken; that is what the look was for
 		}
 		held = append(held, l)
 		ports = append(ports, port)
 	}
-	return nil, errors.New("broker: no free port on the loopback address")
+	return nil, fmt.Errorf("broker: no free port on %s", host)
 }
 
-func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+func address(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
