@@ -56,9 +56,9 @@ func TestFirstWordsMatchJava(t *testing.T) {
 
 func TestHeadersDecodeAsJavaDoes(t *testing.T) {
 	for text, want := range map[string]remoting.Headers{
-		`{}`: {},
-		``:   {},
-		`{`:  {},
+		`{}`:                                {},
+		``:                                  {},
+		`{`:                                 {},
 		` { "a" : null , "b":"\u0041\/" } `: {"a": nil, "b": new("A/")},
 		`{"a":"1","a":"2"}`:                 {"a": new("2")},
 		`{"a":"1"`:                          {"a": new("1")},
