@@ -22,19 +22,20 @@ const (
 // A Registry is what a controller side remembers, per partition, of sessions
 // that are over: tombstones with their reasons, and, once a tombstone is
 // forgotten, the horizon: no OPEN that starts at or below it can be new
-// (row 14).
+// (row 14). A session is over, too, that ends before it was ever opened here:
+// its agent side was told so, and its OPEN is still on the way (row 21).
 type Registry struct {
 	incarnation envelope.Incarnation
 	tombs       map[envelope.SessionID]*tombstone
 	order       []envelope.SessionID // oldest first
-	horizon     int64                // highest down offset of a forgotten CLOSE; -1: none
+	horizon     int64                // highest closeAt of a forgotten tombstone; -1: none
 	answered    map[envelope.SessionID]time.Time
 }
 
 type tombstone struct {
 	ending   Ending
-	last     uint64 // seq of the CLOSE
-	closeAt  int64
+	last     uint64 // seq of the CLOSE; 0: never opened
+	closeAt  int64  // down offset of the CLOSE; of the session's start, if never opened; -1: unknown
 	buried   time.Time
 	answered time.Time
 }
@@ -50,11 +51,17 @@ func NewRegistry(inc envelope.Incarnation) *Registry {
 
 // Bury remembers a session that is Over.
 func (r *Registry) Bury(now time.Time, c *Controller) {
+	r.bury(now, c.id, &tombstone{ending: c.ending, last: c.out.Last(), closeAt: c.closeAt})
+}
+
+// bury takes a session that has no tombstone yet.
+func (r *Registry) bury(now time.Time, id envelope.SessionID, t *tombstone) {
 	if seeded.On(seeded.EndedRevived) {
 		return
 	}
-	r.tombs[c.id] = &tombstone{ending: c.ending, last: c.out.Last(), closeAt: c.closeAt, buried: now}
-	r.order = append(r.order, c.id)
+	t.buried = now
+	r.tombs[id] = t
+	r.order = append(r.order, id)
 	r.Tick(now)
 }
 
@@ -93,6 +100,13 @@ func (r *Registry) Unknown(now time.Time, rec *envelope.Record) (open bool, answ
 		return false, answer
 	}
 	switch {
+	case rec.Kind == envelope.Lost:
+		t := &tombstone{ending: LossReason, closeAt: -1}
+		if start := new(linkv1.Position); len(rec.Payload) > 0 && proto.Unmarshal(rec.Payload, start) == nil {
+			t.closeAt = start.GetOffset()
+		}
+		r.bury(now, rec.Session, t)
+		return false, nil // whoever wrote it tells the agent side
 	case rec.Kind == envelope.Open && rec.Seq == 1:
 		start, ok := startOf(rec)
 		if ok && (start > r.horizon || seeded.On(seeded.EndedRevived)) {
@@ -100,7 +114,10 @@ func (r *Registry) Unknown(now time.Time, rec *envelope.Record) (open bool, answ
 		}
 		return false, r.refuse(now, rec, Ending{linkv1.Reason_REASON_REFUSED, "this OPEN is too old to be told from an ended session's; open a new session"})
 	case rec.Stable >= 1 && rec.Kind != envelope.Detached && rec.Kind != envelope.End:
-		return false, r.refuse(now, rec, Ending{linkv1.Reason_REASON_UNKNOWN_SESSION, "the controller side does not know this session"})
+		// Another copy of its OPEN may still be on the way: what was answered stays so (row 21).
+		t := &tombstone{ending: Ending{linkv1.Reason_REASON_UNKNOWN_SESSION, "the controller side does not know this session"}, closeAt: -1, answered: now}
+		r.bury(now, rec.Session, t)
+		return false, r.ended(rec.Session, rec.Attempt, t.ending)
 	}
 	return false, nil // about to open, perhaps (row 15)
 }

@@ -3,6 +3,8 @@ package session
 import (
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/moorage-dev/moorage/proto/envelope"
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 	"github.com/moorage-dev/moorage/seeded"
@@ -108,10 +110,13 @@ func (r *Relay) Attached(gateway envelope.Gateway) envelope.Record {
 func (r *Relay) Detached() envelope.Record { return r.record(envelope.Detached) }
 
 // Lost returns the record that reports a gap in the down log. When it is
-// persisted the agent side is told DATA_LOSS.
+// persisted the agent side is told DATA_LOSS. It tells where the session
+// starts, for its OPEN may come after it (row 21).
 func (r *Relay) Lost() envelope.Record {
 	r.lost = true
-	return r.record(envelope.Lost)
+	rec := r.record(envelope.Lost)
+	rec.Payload, _ = proto.Marshal(PositionMessage(r.start)) // bytes and numbers: cannot fail
+	return rec
 }
 
 // Lease returns what the gateway's lease says of this session.

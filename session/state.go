@@ -141,6 +141,9 @@ func (r *Registry) Settle(now time.Time) {
 	}
 }
 
+// Remembers reports whether r has a tombstone of the session.
+func (r *Registry) Remembers(id envelope.SessionID) bool { return r.tombs[id] != nil }
+
 // Forget lets the time pass after which no tombstone is kept.
 func (r *Registry) Forget(now time.Time) { r.Tick(now.Add(tombstoneFor)) }
 

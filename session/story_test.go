@@ -516,6 +516,42 @@ func TestRegistryTellsOldFromNew(t *testing.T) {
 	}
 }
 
+// The agent side was told that its session is over; its OPEN comes afterwards.
+func TestOpenBehindTheEndOpensNothing(t *testing.T) {
+	s := newStory(t)
+	s.attach(gateA)
+	open, lost, beat := s.up[1], s.relay.Lost(), s.relay.record(envelope.Probe)
+	beat.Stable = 1
+	for _, tc := range []struct {
+		desc      string
+		before    envelope.Record
+		wait      time.Duration
+		told, now linkv1.Reason // at the end, and when OPEN comes
+	}{
+		{"LOST before it", lost, 0, 0, linkv1.Reason_REASON_DATA_LOSS},
+		{"LOST, forgotten since", lost, tombstoneFor, 0, linkv1.Reason_REASON_REFUSED},
+		{"answered before it", beat, answerEvery, linkv1.Reason_REASON_UNKNOWN_SESSION, linkv1.Reason_REASON_UNKNOWN_SESSION},
+	} {
+		t.Run(tc.desc, func(t *testing.T) {
+			reg := NewRegistry(inc1)
+			said := func(answer *envelope.Record) (r linkv1.Reason) {
+				if answer != nil {
+					r = ParseEnding(answer.Payload).Reason
+				}
+				return r
+			}
+			if _, answer := reg.Unknown(s.now, &tc.before); said(answer) != tc.told {
+				t.Errorf("the end is answered with %v, want %v", said(answer), tc.told)
+			}
+			reg.Tick(s.now.Add(tc.wait))
+			opens, answer := reg.Unknown(s.now.Add(tc.wait), &open)
+			if opens || said(answer) != tc.now {
+				t.Errorf("OPEN opens %v, is answered with %v; want %v", opens, said(answer), tc.now)
+			}
+		})
+	}
+}
+
 func TestRegistryKeepsSilentAboutWhatMayOpen(t *testing.T) {
 	r := NewRegistry(inc1)
 	data := envelope.Record{Kind: envelope.Data, Seq: 2, Session: envelope.SessionID{1}, Incarnation: inc1}

@@ -9,6 +9,7 @@ type Config struct {
 	Faults int    // how many
 	Kinds  uint32 // which
 
+	Once        bool // no kind twice
 	Fine        bool // written and answered are separate events
 	Lag         bool // written and read are separate events
 	Queue       bool // what a gateway sends takes time to arrive
@@ -55,4 +56,5 @@ const (
 	Events                  // row 18: ATTACHED and DETACHED decide, not leases
 	NeverLapse              // row 19: leases don't run out
 	CloseOnce               // row 20: CLOSE is produced once
+	LostUnheeded            // row 21: LOST of a session that is not open is dropped
 )

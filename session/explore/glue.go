@@ -545,7 +545,9 @@ func (w *world) readUp(p *proc, part int) {
 		if p.ctl != nil {
 			p.ctl.Lease(origin, gw, &entries[0])
 		} else {
+			p.reg = p.reg.Clone()
 			w.answer(p, part, p.reg.UnknownLease(origin, &entries[0]))
+			p.reg.Settle(origin)
 		}
 		return
 	}
@@ -554,6 +556,9 @@ func (w *world) readUp(p *proc, part int) {
 			return
 		}
 		p.ctl.Record(origin, rec)
+		return
+	}
+	if w.cfg.Variant == LostUnheeded && rec.Kind == envelope.Lost {
 		return
 	}
 	p.reg = p.reg.Clone()

@@ -282,7 +282,11 @@ func (w *world) leaseMatters(s *stream) bool {
 
 // misfortunes lists the faults that may strike now.
 func (w *world) misfortunes(ms []move) []move {
-	has := func(k kind) bool { return w.cfg.Kinds&Faults(k) != 0 }
+	kinds := w.cfg.Kinds
+	if w.cfg.Once {
+		kinds &^= w.struck
+	}
+	has := func(k kind) bool { return kinds&Faults(k) != 0 }
 	add := func(k kind, a int8) {
 		if has(k) {
 			ms = append(ms, move{kind: k, a: a})
@@ -322,7 +326,7 @@ func (w *world) misfortunes(ms []move) []move {
 			add(KillController, int8(j))
 			add(StaleController, int8(j))
 		}
-		if p.ctl == nil && w.openedBy == p.inc {
+		if p.reg.Remembers(w.agent.ID()) {
 			add(ForgetTombstone, int8(j))
 		}
 	}
@@ -332,7 +336,7 @@ func (w *world) misfortunes(ms []move) []move {
 	if !w.away {
 		add(Away, 0)
 	}
-	if w.openedBy != 0 || w.truth[up] > 0 {
+	if w.openedBy != 0 || w.truth[up] > 0 || w.bound() {
 		part := int8(0)
 		if w.bound() {
 			part = int8(w.agent.Start().Partition)
@@ -341,8 +345,10 @@ func (w *world) misfortunes(ms []move) []move {
 			l := &w.logs[dir][part]
 			if len(l.recs) > 0 {
 				add(LoseRecord, int8(dir))
-				add(Retention, int8(dir))
 				add(Truncate, int8(dir))
+			}
+			if len(l.recs) > 0 || dir == down {
+				add(Retention, int8(dir))
 			}
 			add(Recreate, int8(dir))
 		}
@@ -646,6 +652,9 @@ func (w *world) harm(k kind, dir int) {
 		l.recs = slices.Clone(l.recs)
 		l.recs[n-1] = entry{}
 	case Retention:
+		if n == 0 {
+			l.append(entry{}) // others' records stood there
+		}
 		l.base, l.recs = l.end(), nil
 	case Recreate:
 		*l = log{gen: l.gen + 1}

@@ -105,3 +105,7 @@ func TestRow19GraceNeverStarts(t *testing.T) {
 func TestRow20CloseLost(t *testing.T) {
 	row{Config{Up: 0, Down: 0, Faults: 1, Kinds: Faults(FailProduce)}, CloseOnce}.run(t)
 }
+
+func TestRow21OpenedBehindItsOwnLoss(t *testing.T) {
+	row{Config{Up: 0, Down: 0, Faults: 2, Late: true, Kinds: Faults(Retention, Cut)}, LostUnheeded}.run(t)
+}
