@@ -66,7 +66,7 @@ func (g *Gateway) Attach(rpc grpc.BidiStreamingServer[linkv1.AttachRequest, link
 		g.metrics.refused.WithLabelValues("gone").Inc()
 		return nil
 	}
-	err = s.receive()
+	err = s.receive(rpc)
 	s.finish(err)
 	g.metrics.ended.WithLabelValues(judge(err).word).Inc()
 	return statusOf(err)

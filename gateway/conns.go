@@ -8,12 +8,12 @@ import (
 // conns are the connections that are open.
 type conns struct {
 	mu   sync.Mutex
-	open map[*conn]struct{}
+	open map[*socket]struct{}
 	over bool // closeAll was called
 }
 
-// A conn is one of them.
-type conn struct {
+// A socket is one of them.
+type socket struct {
 	net.Conn
 	all *conns
 	m   *metrics
@@ -39,7 +39,7 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := &conn{raw, l.all, l.m}
+		c := &socket{raw, l.all, l.m}
 		if l.all.add(c, l.most) {
 			return c.ready(), nil
 		}
@@ -48,14 +48,14 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 	}
 }
 
-func (c *conns) add(one *conn, most int) bool {
+func (c *conns) add(one *socket, most int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.over || len(c.open) >= most {
 		return false
 	}
 	if c.open == nil {
-		c.open = make(map[*conn]struct{})
+		c.open = make(map[*socket]struct{})
 	}
 	c.open[one] = struct{}{}
 	one.m.connections.Set(float64(len(c.open)))
@@ -63,7 +63,7 @@ func (c *conns) add(one *conn, most int) bool {
 }
 
 // Close is called by gRPC, at least once.
-func (c *conn) Close() error {
+func (c *socket) Close() error {
 	c.all.mu.Lock()
 	delete(c.all.open, c)
 	c.m.connections.Set(float64(len(c.all.open)))
@@ -75,7 +75,7 @@ func (c *conn) Close() error {
 func (c *conns) closeAll() {
 	c.mu.Lock()
 	c.over = true
-	var all []*conn
+	var all []*socket
 	for one := range c.open {
 		all = append(all, one)
 	}

@@ -62,7 +62,7 @@ const metaTail = 64
 // find returns the controller, known. It waits for its heartbeat a few seconds.
 func (g *Gateway) find(ctx context.Context, name string) (*controller, view, error) {
 	if err := bridge.ValidController(name); err != nil {
-		return nil, view{}, fmt.Errorf("%w: %w", session.ErrViolation, err)
+		return nil, view{}, fmt.Errorf("%w: %w", errNoName, err)
 	}
 	g.mu.Lock()
 	c := g.controllers[name]

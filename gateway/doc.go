@@ -10,6 +10,11 @@
 // read. Records wait in one buffer.Recent shared by all; what falls out of it
 // before the agent has taken it is read again from Kafka.
 //
+// A [LocalSession] is a session whose agent side is the gateway itself, for a
+// legacy agent at its door (tier 0). It is a stream like any other, but for the
+// wire, which ends in the same process, and it has no goroutine. It ends with
+// its stream, and nothing of it is kept.
+//
 // A controller is known by its heartbeat in its meta topic. All sessions of
 // one partition share a partition: its queue, its breaker, its leases, and
 // what was last known of its end.
@@ -19,6 +24,8 @@
 // Gateway.mu guards the maps of feeds and controllers; feed.turn serialises
 // the changing of a subscription; feed.mu is the session's lock: it guards the
 // feed, its stream and the stream's Relay. controller.mu, partition.mu and the
-// wheel's locks are leaves. Order: Gateway.mu, feed.turn, feed.mu, leaves.
-// Nobody sends on a stream or waits for Kafka while holding any but feed.turn.
+// wheel's locks are leaves. A local session's Conn has a lock of its own, which
+// guards its role. Order: Gateway.mu, feed.turn, the Conn's, feed.mu, leaves.
+// Nobody sends on a stream or waits for Kafka while holding any but feed.turn;
+// what a local session writes is queued, which never waits, under its Conn's.
 package gateway

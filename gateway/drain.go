@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
@@ -14,8 +15,9 @@ const drainStep = 50 * time.Millisecond
 
 // Drain takes no new streams, asks every agent side to attach elsewhere, a
 // batch at a time over half the time there is, waits until they have left or
-// ctx ends, and closes the gateway: who is still here is DETACHED. Without a
-// deadline in ctx there is Config.DrainTimeout.
+// ctx ends, and closes the gateway: who is still here is DETACHED, or, if it is
+// a local session, ended with GATEWAY_GONE. Without a deadline in ctx there is
+// Config.DrainTimeout.
 func (g *Gateway) Drain(ctx context.Context) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
@@ -26,7 +28,8 @@ func (g *Gateway) Drain(ctx context.Context) error {
 	g.metrics.draining.Set(1)
 	g.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
 	g.health.SetServingStatus(linkv1.LinkService_ServiceDesc.ServiceName, healthv1.HealthCheckResponse_NOT_SERVING)
-	streams := g.attached()
+	// Local sessions cannot move: they stay until they end, or time is up.
+	streams := slices.DeleteFunc(g.attached(), func(s *stream) bool { return s.local != nil })
 	g.cfg.Logger.Info("drain", "sessions", len(streams))
 	deadline, _ := ctx.Deadline()
 	steps := max(int(time.Until(deadline)/2/drainStep), 1)

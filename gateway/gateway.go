@@ -54,6 +54,7 @@ type Gateway struct {
 	threshold threshold
 	conns     conns
 	crew      crew
+	locals    locals
 
 	mu          sync.Mutex // guards the following
 	feeds       map[envelope.SessionID]*feed
@@ -145,14 +146,19 @@ func (g *Gateway) Serve(lis net.Listener) error {
 }
 
 // Close ends every stream with UNAVAILABLE, says DETACHED for each session,
-// gives the queues a few seconds, and waits for everything it started.
+// ends the local ones with GATEWAY_GONE, gives the queues a few seconds, and
+// waits for everything it started.
 func (g *Gateway) Close() error {
 	if g.closing.Swap(true) {
 		return nil
 	}
 	g.health.Shutdown()
+	for _, l := range g.locals.end() {
+		l.leave()
+	}
 	g.cutAll(errClosing)
 	g.srv.Stop()
+	g.locals.wait()
 	g.flush(flushWait)
 	return g.end()
 }
@@ -166,9 +172,13 @@ func (g *Gateway) Kill() {
 	}
 	g.conns.closeAll() // first of all, so that nothing can be said any more
 	g.cancel(errClosing)
+	for _, l := range g.locals.end() {
+		l.cancel(errClosing)
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() { g.k.Close() })
 	g.srv.Stop()
+	g.locals.wait()
 	wg.Wait()
 	g.end()
 }

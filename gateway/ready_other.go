@@ -5,4 +5,4 @@ package gateway
 import "net"
 
 // ready returns what gRPC is to be given in place of c.
-func (c *conn) ready() net.Conn { return c }
+func (c *socket) ready() net.Conn { return c }

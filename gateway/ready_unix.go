@@ -15,7 +15,7 @@ import (
 // other it looks for ReadOnReady, and without that an idle connection holds
 // its read buffer. Under TLS it does, for TLS reads what stands below it.
 type readyConn struct {
-	*conn
+	*socket
 	raw syscall.RawConn
 	try func(fd uintptr) bool // tryRead, bound once
 
@@ -28,7 +28,7 @@ type readyConn struct {
 }
 
 // ready returns what gRPC is to be given in place of c.
-func (c *conn) ready() net.Conn {
+func (c *socket) ready() net.Conn {
 	tcp, ok := c.Conn.(*net.TCPConn)
 	if !ok {
 		return c
@@ -37,7 +37,7 @@ func (c *conn) ready() net.Conn {
 	if err != nil {
 		return c
 	}
-	r := &readyConn{conn: c, raw: raw}
+	r := &readyConn{socket: c, raw: raw}
 	r.try = r.tryRead
 	return r
 }

@@ -48,10 +48,11 @@ type rig struct {
 	meta     bridge.Topic
 	log      *slog.Logger
 
-	grace time.Duration // 0: a minute
-	inc   envelope.Incarnation
-	beat  uint64
-	mute  chan struct{} // closed: the controller beats no more
+	grace   time.Duration   // 0: a minute
+	jenkins *linkv1.Jenkins // what the controller stands beside
+	inc     envelope.Incarnation
+	beat    uint64
+	mute    chan struct{} // closed: the controller beats no more
 
 	mu     sync.Mutex
 	ups    map[envelope.SessionID]chan envelope.Record
@@ -163,7 +164,7 @@ func (r *rig) live() {
 	r.Helper()
 	r.beat++
 	m := &logv1.ControllerHeartbeat{Boot: r.beat, Beat: 1, Partitions: 1, UpTopicId: make([]byte, 16), DownTopicId: r.down.ID[:],
-		UpWindow: session.DefaultWindow, MaxFrame: session.MaxFrame, GraceMs: uint64(cmp.Or(r.grace, time.Minute).Milliseconds()), Services: []string{"ssh", "web"}}
+		UpWindow: session.DefaultWindow, MaxFrame: session.MaxFrame, GraceMs: uint64(cmp.Or(r.grace, time.Minute).Milliseconds()), Services: []string{"ssh", "web"}, Jenkins: r.jenkins}
 	offset := r.send(r.names.Meta, "heartbeat", m)
 	r.inc = envelope.Incarnation{Topic: r.meta.ID, Offset: offset}
 	m.Incarnation = session.IncarnationMessage(r.inc)

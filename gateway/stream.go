@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 
@@ -18,13 +19,23 @@ import (
 	"github.com/moorage-dev/moorage/session"
 )
 
-// A stream is one stream of one session. Its handler's goroutine receives; its
-// worker, while there is one, is the only sender after Welcome.
+// A wire carries a stream's messages down to its agent side: gRPC's, or the
+// one to an agent side in this very process.
+type wire interface {
+	Context() context.Context
+	Send(*linkv1.AttachResponse) error
+	SetTrailer(metadata.MD)
+}
+
+// A stream is one stream of one session. Its handler's goroutine receives, or,
+// for a local one, whoever holds the lock of its Conn; its worker, while there
+// is one, is the only sender after Welcome.
 type stream struct {
 	g        *Gateway
 	p        *partition
 	feed     *feed
-	rpc      grpc.BidiStreamingServer[linkv1.AttachRequest, linkv1.AttachResponse]
+	rpc      wire
+	local    *LocalSession           // nil: the agent side is elsewhere
 	cancel   context.CancelCauseFunc // see cut
 	identity string                  // what the credential proved
 	said     bool                    // ATTACHED was queued; the handler's own
@@ -56,10 +67,10 @@ func (s *stream) cut(err error) {
 }
 
 // receive takes messages until the stream ends.
-func (s *stream) receive() error {
-	ctx := s.rpc.Context()
+func (s *stream) receive(rpc grpc.BidiStreamingServer[linkv1.AttachRequest, linkv1.AttachResponse]) error {
+	ctx := rpc.Context()
 	for {
-		m, err := s.rpc.Recv()
+		m, err := rpc.Recv()
 		if err == io.EOF {
 			return errLeft
 		}
@@ -83,37 +94,45 @@ func (s *stream) receive() error {
 // take takes one message.
 func (s *stream) take(m *linkv1.AttachRequest) error {
 	now := time.Now()
-	f := s.feed
 	switch m := m.GetMessage().(type) {
 	case *linkv1.AttachRequest_Frame:
-		f.mu.Lock()
-		if f.s != s {
-			f.mu.Unlock()
-			return session.ErrTakenOver
-		}
-		rec, ok, err := s.relay.Frame(now, session.ParseFrame(m.Frame))
-		f.mu.Unlock()
-		if err != nil {
-			return err
-		}
-		s.g.metrics.upFrames.Inc()
-		s.g.metrics.upBytes.Add(float64(len(rec.Payload)))
-		if ok {
-			s.produce(now, &rec)
-		}
+		return s.takeFrame(now, session.ParseFrame(m.Frame))
 	case *linkv1.AttachRequest_Heartbeat:
 		h, err := session.ParseHeartbeat(m.Heartbeat)
 		if err != nil {
 			return err
 		}
-		f.mu.Lock()
-		err = s.relay.Heartbeat(now, h)
+		return s.takeHeartbeat(now, h)
+	}
+	return fmt.Errorf("%w: a message that is neither frame nor heartbeat", session.ErrViolation)
+}
+
+func (s *stream) takeFrame(now time.Time, frame session.Frame) error {
+	f := s.feed
+	f.mu.Lock()
+	if f.s != s {
 		f.mu.Unlock()
-		if err != nil {
-			return err
-		}
-	default:
-		return fmt.Errorf("%w: a message that is neither frame nor heartbeat", session.ErrViolation)
+		return session.ErrTakenOver
+	}
+	rec, ok, err := s.relay.Frame(now, frame)
+	f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	s.g.metrics.upFrames.Inc()
+	s.g.metrics.upBytes.Add(float64(len(rec.Payload)))
+	if ok {
+		s.produce(now, &rec)
+	}
+	return s.produceNews()
+}
+
+func (s *stream) takeHeartbeat(now time.Time, h session.Heartbeat) error {
+	s.feed.mu.Lock()
+	err := s.relay.Heartbeat(now, h)
+	s.feed.mu.Unlock()
+	if err != nil {
+		return err
 	}
 	return s.produceNews()
 }
@@ -204,7 +223,9 @@ func (s *stream) produceNews() error {
 // verified is what the gateway vouches for, behind OPEN.
 func (s *stream) verified() []byte {
 	v := &linkv1.Verified{Identity: s.identity, Gateway: s.g.self.Name, Boot: s.g.self.Boot}
-	if from, ok := peer.FromContext(s.rpc.Context()); ok {
+	if s.local != nil {
+		v.RemoteAddress = s.local.remote
+	} else if from, ok := peer.FromContext(s.rpc.Context()); ok {
 		v.RemoteAddress = from.Addr.String()
 	}
 	b, err := proto.Marshal(v)
@@ -214,7 +235,11 @@ func (s *stream) verified() []byte {
 	return b
 }
 
+// ticket is what the session may be resumed with; nil for one that cannot be.
 func (s *stream) ticket(now time.Time) []byte {
+	if s.local != nil {
+		return nil
+	}
 	return s.g.cfg.Keys.ticket(&claim{
 		s.relay.ID(), s.identity, s.p.c.name, s.p.index, s.relay.Incarnation(),
 	}, now.Add(s.p.c.current().grace)) // who comes back within grace has a ticket that lives
@@ -284,13 +309,16 @@ func (s *stream) finish(err error) {
 	if !mine || g.killed.Load() {
 		return
 	}
-	if closed {
-		g.drop(f)
-		return
-	}
-	if s.said && !s.p.open.Load() { // a hint, which a lapsing lease makes up for
+	if !closed && s.said && !s.p.open.Load() { // a hint, which a lapsing lease makes up for
 		g.put(s.p, detached.Session, &detached, nil)
 	}
-	g.linger(f)
+	if closed || s.local != nil { // nobody comes back
+		g.drop(f)
+	} else {
+		g.linger(f)
+	}
+	if closed {
+		return
+	}
 	g.cfg.Logger.Info("detach", "session", f.id, "attempt", s.relay.Attempt(), "why", judge(err).word)
 }

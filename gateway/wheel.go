@@ -91,13 +91,14 @@ func (g *Gateway) turnWheel() {
 
 // visit sees to a stream's heartbeat, and whether the agent side still lives.
 func (s *stream) visit(now time.Time) {
+	s.local.tick()
 	f := s.feed
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if s.over || f.s != s {
 		return
 	}
-	if s.relay.Dead(now, s.paused.Load()) {
+	if s.local == nil && s.relay.Dead(now, s.paused.Load()) {
 		s.cut(errDead)
 		return
 	}

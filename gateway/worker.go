@@ -102,6 +102,8 @@ func (s *stream) step() bool {
 		return s.send(&linkv1.AttachResponse{Message: &linkv1.AttachResponse_Drain{Drain: d}})
 	case s.losing:
 		return s.sendHeartbeat()
+	case f.cursor < f.last && s.local.full():
+		return s.sendHeartbeat()
 	case f.cursor < f.last:
 		return s.sendFrames() && (s.sendHeartbeat() || !s.over)
 	case f.parked:
@@ -133,7 +135,7 @@ func (s *stream) sendFrames() bool {
 		if !s.pass(offset, raw) {
 			return false
 		}
-		if s.final != nil || s.losing {
+		if s.final != nil || s.losing || s.local.full() {
 			return true
 		}
 	}
