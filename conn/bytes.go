@@ -42,6 +42,54 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 }
 
+// WriteTo writes what comes in to w, without a copy of its own, until the far
+// side half-closes or the session ends in good order. A frame counts as
+// delivered when w has taken it. Nobody else may read meanwhile. Errors are
+// those of w and of Read.
+func (c *Conn) WriteTo(w io.Writer) (written int64, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		switch {
+		case c.closed:
+			return written, net.ErrClosed
+		case c.readDeadline.expired:
+			return written, os.ErrDeadlineExceeded
+		}
+		head, ok := c.cfg.End.Next()
+		if !ok {
+			switch err := c.cfg.End.ReadErr(); err {
+			case nil:
+				c.readable.Wait()
+			case io.EOF:
+				return written, nil
+			default:
+				return written, err
+			}
+			continue
+		}
+		n, err := c.pass(w, head[c.taken:])
+		written += int64(n)
+		if c.taken += n; c.taken == len(head) {
+			c.consume()
+		}
+		if err != nil {
+			return written, err
+		}
+	}
+}
+
+// pass writes p, a part of the head frame, without the lock. The frame stays
+// where it is until it is consumed, and its bytes never change.
+func (c *Conn) pass(w io.Writer, p []byte) (n int, err error) {
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	if len(p) == 0 {
+		return 0, nil
+	}
+	return w.Write(p)
+}
+
 // consume gives the head frame back to the role, which may have news to tell of it.
 func (c *Conn) consume() {
 	c.cfg.End.Consume()

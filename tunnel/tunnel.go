@@ -38,11 +38,6 @@ func (c TCP) Abort(error) {
 	_ = c.Close()
 }
 
-// chunk is how much is read at once: the payload of one frame at most.
-const chunk = 64 << 10
-
-var buffers = sync.Pool{New: func() any { return new([chunk]byte) }}
-
 // Join copies both ways until both streams have ended, and closes both sides.
 // When one breaks, both are aborted; the error says which, and why.
 func Join(a, b Conn) error {
@@ -78,21 +73,12 @@ func Join(a, b Conn) error {
 
 // pass copies one stream and its end.
 func pass(dst, src Conn) error {
-	buf := buffers.Get().(*[chunk]byte)
-	defer buffers.Put(buf)
-	for {
-		n, err := src.Read(buf[:])
-		if n > 0 {
-			if _, err := dst.Write(buf[:n]); err != nil {
-				return fmt.Errorf("tunnel: write: %w", err)
-			}
-		}
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("tunnel: read: %w", err)
-		}
+	written, err := flow(dst, src, nil)
+	switch {
+	case written:
+		return fmt.Errorf("tunnel: write: %w", err)
+	case err != nil:
+		return fmt.Errorf("tunnel: read: %w", err)
 	}
 	if err := dst.CloseWrite(); err != nil {
 		return fmt.Errorf("tunnel: half-close: %w", err)
