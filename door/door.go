@@ -28,7 +28,7 @@ type Backend interface {
 	Describe(ctx context.Context, controller string) (Description, error)
 
 	// Open opens a session and returns when it is welcomed; the controller side
-	// may still accept or reject it.
+	// may still accept or reject it. ctx bounds the opening, not the session.
 	Open(ctx context.Context, r Request) (Session, error)
 }
 
