@@ -1,10 +1,15 @@
-// Package shim stands beside an agent and offers services of a controller on
-// local ports: each connection to one becomes a session.
+// Package shim stands beside an agent. It keeps a legacy door for it on a
+// local port, runs the agent as its child if it is told to, and offers services
+// of the controller on further ports: each connection becomes a session.
 //
 // A local connection lives as long as its session, whatever happens to links
 // and gateways meanwhile; it only sees a pause. When the session ends for
 // another reason than both ends being done, the connection is reset, and the
 // reason stands in the log.
+//
+// An agent that is the shim's child never outlives it: it and all that it has
+// started form a process group, and that dies with the shim, however the shim
+// dies.
 package shim
 
 import (
@@ -29,6 +34,14 @@ type Forward struct {
 type Config struct {
 	Forwards []Forward
 
+	// Door serves agents on DoorListener, which Run closes; nil: there is none.
+	Door         Door
+	DoorListener net.Listener
+	// Link is the door's; Run watches its sessions. nil: none is watched.
+	Link *Link
+	// Agent is kept running beside the door; nil: nothing is started.
+	Agent *Agent
+
 	// Dial opens a session to a service. When it is refused, either Dial or the
 	// connection's Read fails with the reason.
 	Dial func(ctx context.Context, service string) (tunnel.Conn, error)
@@ -44,8 +57,15 @@ type Config struct {
 	Log *slog.Logger // nil discards
 }
 
-// Run serves until ctx ends or a listener fails, and returns when the last
-// connection is closed. Connections that are open then are reset.
+// A Door is a *door.Door.
+type Door interface {
+	Serve(ctx context.Context, l net.Listener) error
+}
+
+// Run serves until ctx ends, a listener fails or the agent has ended for good,
+// and returns when the last connection is closed. The agent is ended first, so
+// that it can leave in good order; connections that are open then are reset.
+// An agent that ended with another exit code than 0 is an *ExitError.
 func Run(ctx context.Context, cfg Config) error {
 	if cfg.MaxConns == 0 {
 		cfg.MaxConns = 1024
@@ -68,12 +88,40 @@ func Run(ctx context.Context, cfg Config) error {
 			}
 		})
 	}
+	// The door stays open until the agent has closed its connections.
+	doors, shut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer shut(nil)
+	if cfg.Door != nil {
+		s.wg.Go(func() {
+			if err := cfg.Door.Serve(doors, cfg.DoorListener); err != nil && doors.Err() == nil {
+				cancel(&serveError{err})
+			}
+		})
+	}
+	if cfg.Link != nil {
+		s.wg.Go(func() { cfg.Link.Watch(doors) })
+	}
+	var ended error
+	if cfg.Agent != nil {
+		ended = cfg.Agent.run(ctx, cfg.Log)
+		cancel(errAgentEnded)
+	}
+	<-ctx.Done()
+	shut(context.Cause(ctx))
 	s.wg.Wait()
-	if err := context.Cause(ctx); errors.As(err, new(*acceptError)) {
+	if err := context.Cause(ctx); errors.As(err, new(*acceptError)) || errors.As(err, new(*serveError)) {
 		return err
 	}
-	return nil
+	return ended
 }
+
+var errAgentEnded = errors.New("the agent has ended")
+
+// A serveError is the end of a door that nobody asked for.
+type serveError struct{ err error }
+
+func (e *serveError) Error() string { return fmt.Sprintf("shim: the door: %v", e.err) }
+func (e *serveError) Unwrap() error { return e.err }
 
 type server struct {
 	cfg   Config

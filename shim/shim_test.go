@@ -17,7 +17,11 @@ import (
 	"github.com/moorage-dev/moorage/tunnel"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	BeGuard()
+	beShim()
+	goleak.VerifyTestMain(m)
+}
 
 func TestConnectionReachesItsService(t *testing.T) {
 	ts := start(t, Config{})

@@ -1,0 +1,175 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"time"
+)
+
+// A Restart says after which ends an agent is started again.
+type Restart string
+
+// Stock agents exit 0 when they are done for good (-noReconnectAfter, no
+// protocol in common), and else when something failed that another start may
+// mend: old ones exit 255 on the first trouble at connecting.
+const (
+	RestartAlways    Restart = "always"
+	RestartOnFailure Restart = "on-failure" // after any exit code but 0
+	RestartNever     Restart = "never"
+)
+
+// An Agent is a command that is kept running.
+type Agent struct {
+	// Args is the command and its arguments, with the addresses in place.
+	Args []string
+	// Env is its environment; nil: the shim's own. Where that names an HTTP
+	// proxy, the agent is told to go past it to Host.
+	Env []string
+	// Host is where the door is; "": nothing is said of it to the agent.
+	Host string
+	// Restart is when it is started again; "": RestartOnFailure.
+	Restart Restart
+	// StopTimeout is how long it has to end when it is told to; 0: 10 s. Then
+	// its process group is killed.
+	StopTimeout time.Duration
+	// Signals are passed on to it; those that end a process to its whole
+	// group. nil: none.
+	Signals <-chan os.Signal
+	// Stdout and Stderr take its output; nil: nobody does.
+	Stdout, Stderr io.Writer
+	// Log keeps its output too; nil: nothing is kept.
+	Log *Rotated
+	// Private is a directory that is removed when the shim is killed; "":
+	// none. Who made it removes it otherwise.
+	Private string
+}
+
+// An ExitError reports how an agent ended, or whoever told it to.
+type ExitError struct {
+	Code int // as a shell counts: 128 and n for signal n
+}
+
+func (e *ExitError) Error() string { return fmt.Sprintf("the agent ended with exit code %d", e.Code) }
+
+// Waits between two starts: doubled after each, and forgotten once an agent
+// has stayed up.
+const (
+	firstWait = time.Second
+	mostWait  = time.Minute
+	stayedUp  = time.Minute
+)
+
+// nextWait returns how long to wait after an agent that was up for so long.
+func nextWait(last, up time.Duration) time.Duration {
+	if last == 0 || up >= stayedUp {
+		return firstWait
+	}
+	return min(2*last, mostWait)
+}
+
+// run keeps the agent running until ctx ends or it has ended for good. The
+// last exit code is the error, an *ExitError, unless it is 0. Processes of the
+// agent's group that outlive it live on while it is started again, as they do
+// without a shim, and are killed when run returns.
+func (a *Agent) run(ctx context.Context, log *slog.Logger) (err error) {
+	out, err := a.output()
+	if err != nil {
+		return err
+	}
+	defer out.close()
+	g := &group{private: a.Private}
+	defer g.close()
+
+	var wait time.Duration
+	for {
+		began := time.Now()
+		code, err := a.once(ctx, g, out, log)
+		up := time.Since(began)
+		switch {
+		case err != nil:
+			log.Error("shim: the agent cannot be started", "err", err)
+			code = 126
+		case ctx.Err() != nil:
+		case code == 0:
+			log.Info("shim: the agent has ended", "code", code, "up", up.Round(time.Second).String())
+		default:
+			log.Warn("shim: the agent has ended", "code", code, "up", up.Round(time.Second).String())
+		}
+		if ctx.Err() != nil || a.Restart == RestartNever || a.Restart != RestartAlways && code == 0 {
+			return exit(code)
+		}
+		wait = nextWait(wait, up)
+		log.Info("shim: the agent is started again", "in", wait.String())
+		pause(ctx, wait)
+		if ctx.Err() != nil {
+			return exit(code)
+		}
+	}
+}
+
+func exit(code int) error {
+	if code == 0 {
+		return nil
+	}
+	return &ExitError{code}
+}
+
+// once starts the agent and waits until it has ended.
+func (a *Agent) once(ctx context.Context, g *group, out *output, log *slog.Logger) (code int, err error) {
+	cmd := exec.Command(a.Args[0], a.Args[1:]...)
+	cmd.Env = a.Env
+	if cmd.Env == nil {
+		cmd.Env = os.Environ()
+	}
+	if a.Host != "" {
+		cmd.Env = childEnv(cmd.Env, a.Host)
+	}
+	cmd.Stdout, cmd.Stderr = out.stdout, out.stderr
+	m, err := g.start(cmd)
+	if err != nil {
+		return 0, err
+	}
+	log.Info("shim: the agent is running", "pid", cmd.Process.Pid)
+
+	stop := ctx.Done()
+	var kill <-chan time.Time
+	for {
+		select {
+		case <-m.done:
+			return exitCode(cmd.ProcessState), nil
+		case sig := <-a.Signals:
+			m.signal(sig)
+		case <-stop:
+			stop = nil
+			m.signal(a.lastSignal())
+			timeout := a.StopTimeout
+			if timeout == 0 {
+				timeout = 10 * time.Second
+			}
+			late := time.NewTimer(timeout)
+			defer late.Stop()
+			kill = late.C
+		case <-kill:
+			kill = nil
+			log.Warn("shim: the agent did not end in time and is killed, with its process group")
+			m.kill()
+		}
+	}
+}
+
+// lastSignal returns what the agent is to be ended with: the signal that ends
+// the shim, if that is one.
+func (a *Agent) lastSignal() os.Signal {
+	select {
+	case sig := <-a.Signals:
+		if ends(sig) {
+			return sig
+		}
+	default:
+	}
+	return terminate
+}

@@ -1,0 +1,6 @@
+//go:build !unix
+
+package shim
+
+// beShim is for tests that need a shell.
+func beShim() {}

@@ -1,0 +1,216 @@
+//go:build unix
+
+package shim
+
+import (
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// terminate is what ends an agent when no other signal does.
+const terminate = syscall.SIGTERM
+
+// ends tells the signals that end an agent. They go to its whole group, as a
+// terminal's do; all others are for the agent alone.
+func ends(sig os.Signal) bool {
+	return sig == syscall.SIGTERM || sig == syscall.SIGINT
+}
+
+// Forwarded are the signals that a shim passes on to its agent.
+func Forwarded() []os.Signal {
+	list := []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1, syscall.SIGUSR2}
+	if !signal.Ignored(syscall.SIGHUP) { // under nohup it stays ignored
+		list = append(list, syscall.SIGHUP)
+	}
+	return list
+}
+
+// A group is the process group of an agent and of all that it starts. It must
+// die with the shim, even when that is killed; so its leader is a guard, this
+// same program again, that waits for the end of a pipe which the shim holds
+// and never writes to. What leaves the group by itself leaves the guard too.
+type group struct {
+	private string // removed by the guard
+	leader  *guard // nil: not started yet
+}
+
+// A guard is a process that leads a group until its shim is gone.
+type guard struct {
+	cmd  *exec.Cmd
+	held *os.File      // its end is what the guard waits for
+	done chan struct{} // closed when it is dead and reaped
+}
+
+const (
+	guardVar   = "MOORAGE_SHIM_GUARD" // set, even if empty, in a guard's environment alone
+	guardReady = 10 * time.Second     // how long a guard may take to start
+)
+
+// BeGuard is what main calls first. In a process that a shim has started to
+// guard its agent it never returns; in any other it does nothing.
+func BeGuard() {
+	private, isGuard := os.LookupEnv(guardVar)
+	if !isGuard {
+		return
+	}
+	// What ends the agent comes for the group, and the guard goes last.
+	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGPIPE)
+	_ = os.Chdir("/") // else it would only keep a file system busy
+	_, err := os.Stdout.Write([]byte{1})
+	if err == nil {
+		_ = os.Stdout.Close()                // the shim has what it wanted
+		_, _ = io.Copy(io.Discard, os.Stdin) // any end is the end
+	}
+	if private != "" {
+		_ = os.RemoveAll(private) // nobody is left to tell
+	}
+	_ = syscall.Kill(0, syscall.SIGKILL) // itself too
+	os.Exit(1)
+}
+
+func startGuard(private string) (*guard, error) {
+	end, held, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer end.Close()
+	ready, ack, err := os.Pipe()
+	if err != nil {
+		_ = held.Close()
+		return nil, err
+	}
+	defer ready.Close()
+	program, err := self()
+	if err != nil {
+		return nil, errors.Join(err, held.Close(), ack.Close())
+	}
+	cmd := &exec.Cmd{
+		Path: program, Args: os.Args[:1], Env: append(os.Environ(), guardVar+"="+private),
+		Stdin: end, Stdout: ack, SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
+	}
+	err = errors.Join(cmd.Start(), ack.Close())
+	if err != nil {
+		return nil, errors.Join(err, held.Close())
+	}
+	g := &guard{cmd: cmd, held: held, done: make(chan struct{})}
+	go func() {
+		defer close(g.done)
+		_ = cmd.Wait() // it is killed as a rule
+	}()
+	err = ready.SetReadDeadline(time.Now().Add(guardReady))
+	if err == nil {
+		_, err = ready.Read(make([]byte, 1))
+	}
+	if err != nil {
+		g.close()
+		return nil, errors.Join(errors.New("shim: the agent's guard does not start"), err)
+	}
+	return g, nil
+}
+
+func (g *guard) alive() bool {
+	if g == nil {
+		return false
+	}
+	select {
+	case <-g.done:
+		return false
+	default:
+		return true
+	}
+}
+
+func (g *guard) pgid() int { return g.cmd.Process.Pid }
+
+// close kills the whole group.
+func (g *guard) close() {
+	killGroup(g.pgid())
+	_ = g.held.Close() // it holds no data
+	<-g.done
+}
+
+// killGroup is harmless where nobody is left. The group's number is not given
+// to another as long as one process in it lives.
+func killGroup(pgid int) { _ = syscall.Kill(-pgid, syscall.SIGKILL) }
+
+// A member is an agent in a group.
+type member struct {
+	cmd  *exec.Cmd
+	pgid int
+	done chan struct{} // closed when it is dead and reaped
+}
+
+// start starts cmd in the group.
+func (g *group) start(cmd *exec.Cmd) (*member, error) {
+	if !g.leader.alive() {
+		if g.leader != nil {
+			g.leader.close() // somebody killed it; nobody guards what it led
+		}
+		leader, err := startGuard(g.private)
+		if err != nil {
+			g.leader = nil
+			return nil, err
+		}
+		g.leader = leader
+	}
+	m := &member{cmd: cmd, pgid: g.leader.pgid(), done: make(chan struct{})}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: m.pgid}
+	dieWithUs(cmd.SysProcAttr)
+	started := make(chan error, 1)
+	go func() {
+		defer close(m.done)
+		// Linux counts the death of the thread that started the agent as its
+		// parent's, so this goroutine keeps one for itself until it has ended.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // how it ended stands in ProcessState
+		}
+	}()
+	if err := <-started; err != nil {
+		<-m.done
+		return nil, err
+	}
+	return m, nil
+}
+
+// signal passes a signal on; the agent may just have ended.
+func (m *member) signal(sig os.Signal) {
+	s, ok := sig.(syscall.Signal)
+	switch {
+	case !ok:
+	case ends(sig):
+		_ = syscall.Kill(-m.pgid, s)
+	default:
+		_ = m.cmd.Process.Signal(s)
+	}
+}
+
+// kill ends the agent and all of its group; the guard too.
+func (m *member) kill() { killGroup(m.pgid) }
+
+// close kills what is left of the group.
+func (g *group) close() {
+	if g.leader != nil {
+		g.leader.close()
+	}
+}
+
+// exitCode returns an exit code as a shell counts.
+func exitCode(state *os.ProcessState) int {
+	if state == nil {
+		return 1
+	}
+	if w, ok := state.Sys().(syscall.WaitStatus); ok && w.Signaled() {
+		return 128 + int(w.Signal())
+	}
+	return state.ExitCode()
+}
