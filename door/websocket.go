@@ -1,0 +1,365 @@
+package door
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/textproto"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
+	"github.com/moorage-dev/moorage/remoting"
+	"github.com/moorage-dev/moorage/session"
+)
+
+const (
+	pingEvery = 20 * time.Second       // agents never ping; balancers close what is idle for 60 s
+	silence   = 60 * time.Second       // without a pong or anything else the agent is gone
+	farewell  = 500 * time.Millisecond // for the agent to answer a close frame, before its socket is closed
+	pingTime  = 5 * time.Second        // to write a ping or a close frame behind other data
+
+	messageMost    = 2 + 1<<15 // bytes of one message to an agent: a chunk of the largest size always fits
+	largestMessage = 1 << 20   // of one message from an agent, passed on piece by piece; above: closed with 1009
+	largestRefusal = 64 << 10  // of a controller's refusal that is passed on; the rest is cut off
+	largestName    = 1 << 10   // of an agent, as in JNLP4-connect-proxy
+	mostHeaders    = 32        // that go with a request to the controller
+)
+
+var upgrader = websocket.Upgrader{
+	ReadBufferSize:  512, // larger reads go past it
+	WriteBufferSize: 1024,
+	WriteBufferPool: &sync.Pool{},
+	CheckOrigin:     func(*http.Request) bool { return true }, // no browser: what lets in is a secret in a header
+}
+
+// webSocket opens a session for an agent's WebSocket and, only when the
+// controller has said yes, a WebSocket for the session. Any other answer of the
+// controller's is passed on as it is.
+func (w *web) webSocket(rw http.ResponseWriter, r *http.Request, p page) {
+	headers, err := agentHeaders(r)
+	if err != nil {
+		w.door.m.refused.WithLabelValues(refusedGarbage).Inc()
+		http.Error(rw, err.Error(), http.StatusBadRequest)
+		return
+	}
+	s, err := w.door.open(r.Context(), Request{
+		Controller: p.controller,
+		Kind:       linkv1.ServiceKind_SERVICE_KIND_WEBSOCKET,
+		Remoting:   &linkv1.Remoting{Agent: p.agent, Headers: headers, Address: r.RemoteAddr},
+	})
+	if err != nil {
+		w.refuse(rw, r, err)
+		return
+	}
+	if answer := s.Answer(); answer.GetStatus() != http.StatusSwitchingProtocols {
+		w.passRefusal(rw, r, s)
+		return
+	}
+	c, err := upgrader.Upgrade(rw, r, answerHeaders(s.Answer()))
+	if err != nil {
+		s.Abort(err)
+		return
+	}
+	log := w.door.log.With("agent", p.agent, "controller", p.controller, "remote", r.RemoteAddr)
+	log.Info("agent connected", "protocol", "websocket")
+	why := newPump(c, s).run()
+	log.Info("agent gone", "why", why)
+}
+
+var errNotAnAgent = errors.New("not a WebSocket agent's request")
+
+// agentHeaders returns what of an agent's request goes to the controller: what
+// a stock one reads, and what the agent was told to send besides it.
+func agentHeaders(r *http.Request) ([]*linkv1.Header, error) {
+	h := r.Header
+	if r.Method != http.MethodGet || !websocket.IsWebSocketUpgrade(r) || h.Get("Sec-Websocket-Version") != "13" || h.Get("Sec-Websocket-Key") == "" {
+		return nil, fmt.Errorf("%w: no upgrade", errNotAnAgent)
+	}
+	for _, name := range []string{remoting.HeaderNodeName, remoting.HeaderSecret, remoting.HeaderCapability} {
+		if h.Get(name) == "" {
+			return nil, fmt.Errorf("%w: no %s", errNotAnAgent, name) // the controller would say 400 too
+		}
+	}
+	if len(h.Get(remoting.HeaderNodeName)) > largestName {
+		return nil, fmt.Errorf("%w: a name of more than %d bytes", errNotAnAgent, largestName)
+	}
+	var headers []*linkv1.Header
+	for name, values := range h {
+		if !forController(name) {
+			continue
+		}
+		for _, v := range values {
+			headers = append(headers, &linkv1.Header{Name: name, Value: []byte(v)})
+		}
+	}
+	if len(headers) > mostHeaders {
+		return nil, fmt.Errorf("%w: more than %d headers", errNotAnAgent, mostHeaders)
+	}
+	return headers, nil
+}
+
+func forController(name string) bool {
+	switch name {
+	case remoting.HeaderNodeName, remoting.HeaderSecret, remoting.HeaderCookie:
+		return true
+	}
+	return strings.HasPrefix(name, "X-") && !strings.HasPrefix(name, "X-Forwarded-") && name != "X-Real-Ip"
+}
+
+// answerHeaders returns what of a controller's answer goes to the agent.
+func answerHeaders(a *linkv1.Accept) http.Header {
+	h := make(http.Header)
+	for _, one := range a.GetHeaders() {
+		name := textproto.CanonicalMIMEHeaderKey(one.GetName())
+		if name == remoting.HeaderCookie || name == "Content-Type" && a.GetStatus() != http.StatusSwitchingProtocols || strings.HasPrefix(name, "X-") {
+			h.Add(name, string(one.GetValue()))
+		}
+	}
+	return h
+}
+
+// passRefusal gives the agent a controller's answer that is no WebSocket.
+func (w *web) passRefusal(rw http.ResponseWriter, r *http.Request, s Session) {
+	w.door.m.refused.WithLabelValues(refusedController).Inc()
+	defer s.Close()
+	defer context.AfterFunc(r.Context(), func() { s.Abort(context.Cause(r.Context())) })()
+	for name, values := range answerHeaders(s.Answer()) {
+		rw.Header()[name] = values
+	}
+	status := int(s.Answer().GetStatus())
+	if status < 200 || status > 599 {
+		status = http.StatusBadGateway
+	}
+	rw.WriteHeader(status)
+	_, _ = io.Copy(rw, io.LimitReader(s, largestRefusal)) // cut short: the status says it all
+}
+
+// A pump joins a WebSocket and a session: payload only. Pings are sent from
+// here and answered here.
+//
+// It takes the caller's goroutine and one more, and a buffer only while there
+// are bytes to move.
+type pump struct {
+	c *websocket.Conn
+	s Session
+
+	mu      sync.Mutex // guards the following
+	ping    *time.Timer
+	leaving bool   // the session is over: the agent has its farewell, and no longer
+	why     string // who ended it
+}
+
+func newPump(c *websocket.Conn, s Session) *pump { return &pump{c: c, s: s} }
+
+var messages = sync.Pool{New: func() any { return new([messageMost]byte) }}
+
+// run moves bytes until one side ends, ends the other, and says why.
+func (p *pump) run() string {
+	p.c.SetReadLimit(largestMessage)
+	p.c.SetPongHandler(func(string) error { p.alive(); return nil })
+	p.mu.Lock()
+	p.ping = time.AfterFunc(pingEvery, p.sendPing)
+	p.mu.Unlock()
+	defer p.ping.Stop()
+	var down sync.WaitGroup
+	down.Go(func() { p.sessionEnded(p.down()) })
+	p.agentEnded(p.up())
+	_ = p.c.Close() // it wakes whoever still writes
+	down.Wait()
+	return p.why
+}
+
+// alive grants the agent another while. An agent is not silent while it is not
+// read: the controller is slow then, not it.
+func (p *pump) alive() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.leaving {
+		_ = p.c.SetReadDeadline(time.Now().Add(silence)) // the read tells
+	}
+}
+
+// sendPing runs on a timer, for a goroutine per idle agent is too dear.
+func (p *pump) sendPing() {
+	// When it does not fit behind what is being written the next one may.
+	_ = p.c.WriteControl(websocket.PingMessage, nil, time.Now().Add(pingTime))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.why == "" {
+		p.ping.Reset(pingEvery)
+	}
+}
+
+var errText = errors.New("a text message")
+
+// up passes on what the agent sends, until it ends.
+func (p *pump) up() error {
+	for {
+		p.alive()
+		kind, message, err := p.c.NextReader()
+		if err != nil {
+			return err
+		}
+		if kind == websocket.TextMessage {
+			return errText
+		}
+		if err := p.upload(message); err != nil {
+			return err
+		}
+	}
+}
+
+// upload passes on one message: in one piece, if it is a chunk.
+func (p *pump) upload(message io.Reader) error {
+	buf := messages.Get().(*[messageMost]byte)
+	defer messages.Put(buf)
+	for {
+		n, err := io.ReadFull(message, buf[:])
+		if n > 0 {
+			if _, err := p.s.Write(buf[:n]); err != nil {
+				return fmt.Errorf("door: session: %w", err)
+			}
+			p.alive()
+		}
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// down passes on what the controller sends, until the session ends.
+func (p *pump) down() error {
+	var first [256]byte // most commands are shorter
+	for {
+		n, err := p.s.Read(first[:])
+		if n > 0 {
+			if err := p.burst(first[:n]); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// burst sends what begins with first, until the end of what was read is the
+// end of a chunk. A message holds whole chunks; what is left of one when the
+// session ends is sent as it is.
+func (p *pump) burst(first []byte) error {
+	buf := messages.Get().(*[messageMost]byte)
+	defer messages.Put(buf)
+	n := copy(buf[:], first)
+	for n > 0 {
+		whole := wholeChunks(buf[:n])
+		if whole > 0 {
+			if err := p.c.WriteMessage(websocket.BinaryMessage, buf[:whole]); err != nil {
+				return err
+			}
+			n = copy(buf[:], buf[whole:n])
+			continue
+		}
+		m, err := p.s.Read(buf[n:])
+		n += m
+		if err != nil {
+			if wholeChunks(buf[:n]) == n {
+				err = errors.Join(p.c.WriteMessage(websocket.BinaryMessage, buf[:n]), err)
+				return err
+			}
+			_ = p.c.WriteMessage(websocket.BinaryMessage, buf[:n]) // err says more
+			return err
+		}
+	}
+	return nil
+}
+
+// wholeChunks returns how many bytes of b are whole chunks.
+func wholeChunks(b []byte) int {
+	whole := 0
+	for {
+		n, ok := remoting.NextChunk(b[whole:])
+		if !ok {
+			return whole
+		}
+		whole += n
+	}
+}
+
+// ended notes who was the first to end it. False: it was over already.
+func (p *pump) ended(why string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.why != "" {
+		return false
+	}
+	p.why = why
+	return true
+}
+
+// agentEnded passes the end of the WebSocket on. With a close frame it is an
+// orderly end, without one it is a broken connection.
+func (p *pump) agentEnded(err error) {
+	if !p.ended("agent: " + err.Error()) {
+		return
+	}
+	closed, ok := errors.AsType[*websocket.CloseError](err)
+	switch {
+	case errors.Is(err, errText):
+		p.sayGoodbye(websocket.CloseNormalClosure, "")
+		_ = p.s.Close() // nothing is lost that was not already
+	case ok && closed.Code != websocket.CloseAbnormalClosure:
+		_ = p.s.Close()
+	default:
+		p.s.Abort(err)
+	}
+}
+
+// sessionEnded passes the end of the session on. err is what ended reading it,
+// or writing to the agent.
+func (p *pump) sessionEnded(err error) {
+	code, text, why := websocket.CloseNormalClosure, "", "session: OK"
+	ended, over := errors.AsType[*session.EndedError](err)
+	switch {
+	case over:
+		code, text, why = closeCode(ended.Reason), session.ReasonName(ended.Reason), ended.Error()
+	case !errors.Is(err, io.EOF):
+		p.agentEnded(err) // it takes nothing more
+		_ = p.c.Close()
+		return
+	}
+	if !p.ended(why) {
+		return
+	}
+	p.sayGoodbye(code, text)
+	_ = p.s.Close() // the controller side ended it already, or only said that nothing more comes
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.leaving = true
+	_ = p.c.SetReadDeadline(time.Now().Add(farewell)) // the read tells
+}
+
+func (p *pump) sayGoodbye(code int, text string) {
+	// An agent that takes no more gets its socket closed.
+	_ = p.c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, text), time.Now().Add(farewell))
+}
+
+// closeCode tells an agent, as far as a code can, why its session ended. It
+// reconnects at once whatever the code is.
+func closeCode(r linkv1.Reason) int {
+	switch r {
+	case linkv1.Reason_REASON_OK:
+		return websocket.CloseNormalClosure
+	case linkv1.Reason_REASON_CONTROLLER_GONE, linkv1.Reason_REASON_GATEWAY_GONE, linkv1.Reason_REASON_GRACE, linkv1.Reason_REASON_REPLACED, linkv1.Reason_REASON_UNKNOWN_SESSION:
+		return websocket.CloseServiceRestart
+	}
+	return websocket.CloseInternalServerErr
+}
