@@ -26,6 +26,8 @@ type cluster struct {
 	prune   int                   // topics is looked through when it has so many
 	asks    uint64                // questions begun; orders views and failures
 	next    *round                // those who wait for the next question
+	blamed  string                // address of a broker that is not what metadata said, until the next question; "": none
+	blamer  time.Time             // when one was blamed last
 	running bool                  // ask runs in a goroutine
 
 	// conn and good belong to the goroutine that asks.
@@ -173,30 +175,50 @@ func (cl *cluster) hangUp() {
 	cl.conn = nil
 }
 
-// candidates are the address that answered last, then the brokers known, then
-// those configured.
-func (cl *cluster) candidates() []string {
-	var addrs []string
-	add := func(addr string) {
-		if addr != "" && !slices.Contains(addrs, addr) {
-			addrs = append(addrs, addr)
-		}
-	}
-	add(cl.good)
+// blameEvery is how often another broker may be asked for having been misled.
+const blameEvery = 500 * time.Millisecond
+
+// blame notes that a broker is not there, or not the leader that metadata
+// said it was. As a rule they are only old, but a broker that is cut off from
+// the controllers would say the same for ever: the next question goes to another.
+func (cl *cluster) blame(broker int32) {
+	now := time.Now()
 	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	if now.Sub(cl.blamer) >= blameEvery {
+		cl.blamed, cl.blamer = cl.brokers[broker], now
+	}
+}
+
+// candidates are the address that answered last, then the brokers known, then
+// those configured. If a broker was blamed, it and whoever praised it come last.
+func (cl *cluster) candidates() []string {
+	cl.mu.Lock()
+	blamed := cl.blamed
+	cl.blamed = ""
 	known := make([]string, 0, len(cl.brokers))
 	for _, addr := range cl.brokers {
 		known = append(known, addr)
 	}
 	cl.mu.Unlock()
 	slices.Sort(known)
-	for _, addr := range known {
-		add(addr)
+	if at := slices.Index(known, cl.good); at >= 0 {
+		known = append(known[at:len(known):len(known)], known[:at]...)
+		if blamed != "" {
+			known = append(known[1:], cl.good) // in turn, so that each is asked some time
+		}
 	}
-	for _, addr := range cl.c.cfg.Brokers {
-		add(addr)
+	var addrs, last []string
+	for _, addr := range append(known, cl.c.cfg.Brokers...) {
+		switch {
+		case slices.Contains(addrs, addr):
+		case addr == blamed:
+			last = []string{addr}
+		default:
+			addrs = append(addrs, addr)
+		}
 	}
-	return addrs
+	return append(addrs, last...)
 }
 
 // learn keeps an answer.

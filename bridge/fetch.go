@@ -239,6 +239,7 @@ func (l *loop) step(feeds []*feed, wait time.Duration) {
 	kept, err := l.connect()
 	if err != nil {
 		l.f.r.c.cfg.Logger.Debug("broker out of reach", "fetcher", l.f.name, "broker", l.broker, "err", err)
+		l.f.r.c.cluster.blame(l.broker)
 		l.f.lose(feeds, time.Now(), retryAfter)
 		return
 	}
@@ -264,6 +265,7 @@ func (l *loop) step(feeds []*feed, wait time.Duration) {
 		}
 		l.hangUp()
 		if !kept || isTimeout(err) {
+			l.f.r.c.cluster.blame(l.broker)
 			l.f.lose(feeds, now, retryAfter)
 		}
 		return // a connection kept idle may just have been closed: at once again
@@ -300,6 +302,7 @@ func (l *loop) hand(fd *feed, from int64, b *sarama.FetchResponseBlock, conn *co
 		l.outside(fd, conn)
 	case mayPass(err):
 		l.f.r.c.cfg.Logger.Debug("fetch to be tried again", "fetcher", l.f.name, "topic", fd.topic.Name, "partition", fd.partition, "err", err)
+		l.f.r.c.cluster.blame(l.broker)
 		l.f.lose([]*feed{fd}, time.Now(), retryAfter)
 	case errors.Is(err, sarama.ErrTopicAuthorizationFailed):
 		l.f.kill(fd, mayNotRead(l.f.r.c.cfg.SASL.User, fd.topic.Name))

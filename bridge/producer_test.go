@@ -3,7 +3,9 @@ package bridge
 import (
 	"context"
 	"errors"
+	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -428,6 +430,49 @@ func TestSendWritesStateAndTombstones(t *testing.T) {
 			if d := time.Since(m.Time); d < 0 || d > time.Second {
 				t.Errorf("record %d: time %v", i, m.Time)
 			}
+		}
+	})
+}
+
+// A broker that is cut off from the controllers names a leader of yesterday,
+// for as long as it is asked.
+func TestStaleBrokerIsNotAskedForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newTestKafka(t, 3, 1, nil)
+		q := k.producer().Queue(testTopic, 0)
+		k.fill(q, 1, 1, 1)
+		reader := newSink()
+		k.reader().Tail(k.topic, 0).Subscribe(sessionID(1), 0, reader)
+		reader.wantSeqs(t, "before", 1, 1)
+
+		was, stale := k.cluster.LeaderFor(testTopic, 0), int32(-1)
+		k.cluster.ControlKey(int16(kmsg.Metadata), func(r kmsg.Request) (kmsg.Response, error, bool) {
+			k.cluster.KeepControl()
+			if stale < 0 {
+				stale = k.cluster.CurrentNode() // the one that everybody goes on asking
+			}
+			if k.cluster.CurrentNode() != stale {
+				return nil, nil, false
+			}
+			resp := r.ResponseKind().(*kmsg.MetadataResponse)
+			for i, addr := range k.cluster.ListenAddrs() {
+				host, port, _ := net.SplitHostPort(addr)
+				number, _ := strconv.Atoi(port)
+				resp.Brokers = append(resp.Brokers, kmsg.MetadataResponseBroker{NodeID: int32(i), Host: host, Port: int32(number)})
+			}
+			topic := kmsg.NewMetadataResponseTopic()
+			topic.Topic, topic.TopicID = kmsg.StringPtr(testTopic), k.topic.ID
+			topic.Partitions = []kmsg.MetadataResponseTopicPartition{{Leader: was, LeaderEpoch: -1, Replicas: []int32{was}, ISR: []int32{was}}}
+			resp.Topics = append(resp.Topics, topic)
+			return resp, nil, true
+		})
+		if err := k.cluster.MoveTopicPartition(testTopic, 0, (was+1)%3); err != nil {
+			t.Fatal(err)
+		}
+		k.fill(q, 1, 2, 1)
+		reader.wantSeqs(t, "after", 1, 2)
+		if stale < 0 {
+			t.Error("nobody asked for the leader")
 		}
 	})
 }

@@ -78,6 +78,7 @@ func (s *sender) step() bool {
 	}
 	if err := s.connect(); err != nil {
 		s.p.c.cfg.Logger.Debug("broker out of reach", "broker", s.broker, "err", err)
+		s.p.c.cluster.blame(s.broker)
 		loseAll(queues)
 		return true
 	}
@@ -102,6 +103,7 @@ func (s *sender) step() bool {
 	if err != nil {
 		// Written or not: the same batches under the same numbers will tell.
 		s.p.c.cfg.Logger.Debug("produce without an answer", "broker", s.broker, "err", err)
+		s.p.c.cluster.blame(s.broker)
 		s.hangUp()
 		loseAll(queues)
 		return true
@@ -229,6 +231,7 @@ func (s *sender) settle(q *Queue, b *sarama.ProduceResponseBlock) {
 		q.settled(b.Offset, nil)
 	case mayPass(err):
 		s.p.c.cfg.Logger.Debug("produce to be tried again", "partition", q.String(), "err", err)
+		s.p.c.cluster.blame(s.broker)
 		q.lose(time.Now())
 	default:
 		// That includes ErrDuplicateSequenceNumber: written, nobody knows
