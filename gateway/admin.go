@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
@@ -26,6 +27,10 @@ func (g *Gateway) Admin() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(g.metrics.registry, promhttp.HandlerOpts{}))
 	return mux
 }
+
+// Registerer is where others in the process may have counted what they count;
+// Admin's /metrics shows it.
+func (g *Gateway) Registerer() prometheus.Registerer { return g.metrics.registry }
 
 // unready says why no agent should be sent here; "" if any may.
 func (g *Gateway) unready() string {
