@@ -52,8 +52,8 @@ test-process: ## the explorer, real processes and a real Apache Kafka, one packa
 	$(GO) test -p 1 -timeout 30m $(PROCESS_PACKAGES)
 
 .PHONY: mutants
-mutants: ## switch the seeded bugs on, one at a time: each must be found
-	$(GO) test -tags seeded -timeout 20m -run Mutants -v ./e2e/mutants/...
+mutants: ## switch the seeded bugs on, one at a time: each must be found, some by the demo's verdict too
+	$(GO) test -tags seeded -p 1 -timeout 20m -run 'Mutants|BrokenVerdict' -v ./e2e/mutants/... ./demo
 
 .PHONY: explore
 explore: ## the explorer with larger bounds; takes its time
