@@ -13,7 +13,7 @@ type cli struct {
 
 	Gateway    gatewayCmd    `cmd:"" help:"Serve agents at the edge and carry their sessions to and from Kafka."`
 	Connector  connectorCmd  `cmd:"" help:"Offer TCP services beside a controller to its agents."`
-	Shim       shimCmd       `cmd:"" help:"Offer a controller's services on local ports beside an agent."`
+	Shim       shimCmd       `cmd:"" help:"Run an agent, or stand beside one, and offer it its controller on local ports."`
 	Send       sendCmd       `cmd:"" help:"Send messages to a controller by hand, as an agent."`
 	Tail       tailCmd       `cmd:"" help:"Be a controller by hand, and print what agents send."`
 	Demo       demoCmd       `cmd:"" help:"See it work: everything in one process, with faults, and a verdict."`
@@ -58,6 +58,7 @@ func newParser(c *cli, stdout, stderr io.Writer) (*kong.Kong, error) {
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.ExplicitGroups([]kong.Group{
 			{Key: "kafka", Title: "Kafka:"},
+			{Key: "door", Title: "The agent and its door:"},
 			{Key: "link", Title: "The way to a controller:"},
 			{Key: "tls", Title: "Who may connect, and how:"},
 			{Key: "bounds", Title: "Bounds:", Description: "Each is hard: when it is reached, the sender is slowed down or a newcomer refused, and a counter says so."},

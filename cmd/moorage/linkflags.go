@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/tls"
 	"strings"
+	"time"
 
 	"github.com/moorage-dev/moorage/link"
 )
@@ -60,7 +61,11 @@ func pairMap(flag string, pairs []pair) (map[string]string, error) {
 }
 
 // client returns the link to the gateways; it dials when it is used.
-func (f *linkFlags) client(p *process) (*link.Client, error) {
+func (f *linkFlags) client(p *process) (*link.Client, error) { return f.clientFor(p, 0) }
+
+// clientFor returns one whose sessions look for gateways for so long; 0: for
+// longer than the controller side waits for them.
+func (f *linkFlags) clientFor(p *process, giveUp time.Duration) (*link.Client, error) {
 	tls, err := f.tls()
 	if err != nil {
 		return nil, err
@@ -80,6 +85,7 @@ func (f *linkFlags) client(p *process) (*link.Client, error) {
 		Credential: token,
 		Labels:     labels,
 		TLS:        tls,
+		GiveUp:     giveUp,
 		Logger:     p.log,
 	})
 	if err != nil {

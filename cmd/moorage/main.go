@@ -20,9 +20,12 @@ import (
 
 	"github.com/alecthomas/kong"
 	kongcompletion "github.com/jotaen/kong-completion"
+
+	"github.com/moorage-dev/moorage/shim"
 )
 
 func main() {
+	shim.BeGuard()
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
@@ -36,7 +39,8 @@ type process struct {
 }
 
 // run is main with everything it touches as a parameter. It returns the exit
-// code: 0, 2 for usage and configuration, 1 for whatever else went wrong.
+// code: 0, 2 for usage and configuration, 1 for whatever else went wrong; a
+// shim's agent gives its own.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	// The signal ends the context, whose cause names it. A second one ends
 	// the process the usual way, for a drain may take longer than somebody's patience.
@@ -48,6 +52,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	err := p.parseAndRun(ctx, args)
 	if err == nil {
 		return 0
+	}
+	if agent, ok := errors.AsType[*shim.ExitError](err); ok {
+		return agent.Code // it has said what there is to say
 	}
 	fmt.Fprintln(stderr, "moorage: "+oneLine(err.Error()))
 	return exitCode(err)
