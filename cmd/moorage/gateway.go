@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/moorage-dev/moorage/door"
 	"github.com/moorage-dev/moorage/gateway"
 )
 
@@ -34,6 +35,8 @@ type gatewayCmd struct {
 	QueueBytes  size  `default:"8MiB" group:"bounds" help:"Bytes waiting for Kafka, per partition."`
 	CacheBytes  size  `default:"64MiB" group:"bounds" help:"Recent frames kept for agents that come back soon; older ones are read from Kafka."`
 	ReplayScans count `default:"4" group:"bounds" help:"Replays read from Kafka at once."`
+
+	gatewayDoorFlags
 }
 
 // Help gives the examples.
@@ -51,6 +54,9 @@ Examples:
 
   # The same from a file.
   moorage gateway --config /etc/moorage/moorage.yaml
+
+  # Stock agents too: Jenkins' at https://gw1.example.org:7443/ci/, Hudson's where it has none.
+  moorage gateway ... --door ci --door hudson --door-route 'hudson=port:7444' --door-listen :7444 --allow-cleartext-remoting
 
   # On one machine, to try things out.
   moorage gateway --kafka 127.0.0.1:9092 --listen 127.0.0.1:7443 --insecure
@@ -107,6 +113,11 @@ func (c *gatewayCmd) Run(ctx context.Context, p *process) error {
 		return err
 	}
 	defer agents.Close() // closed already by a drain, which is no matter
+	more, err := c.listeners()
+	if err != nil {
+		return err
+	}
+	defer closeAll(more)
 	admin, err := listen("--admin", c.Admin)
 	if err != nil {
 		return err
@@ -119,13 +130,26 @@ func (c *gatewayCmd) Run(ctx context.Context, p *process) error {
 	if err != nil {
 		return err
 	}
-	p.log.Info("gateway: serving", "name", cfg.Name, "address", agents.Addr().String(), "admin", admin.Addr().String(), "insecure", c.Insecure)
+	p.log.Info("gateway: serving", "name", cfg.Name, "address", agents.Addr().String(), "admin", admin.Addr().String(),
+		"insecure", c.Insecure, "door", texts(c.Door))
 
 	side := &http.Server{Handler: g.Admin(), ReadHeaderTimeout: 10 * time.Second}
-	failed := make(chan error, 2)
+	failed := make(chan error, 3+len(more))
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { failed <- g.Serve(agents) })
+	shut := func() {}
+	if len(c.Door) == 0 {
+		wg.Go(func() { failed <- g.Serve(agents) })
+	} else {
+		d, err := c.open(g, &cfg)
+		if err != nil {
+			return errors.Join(err, g.Close())
+		}
+		inside, leave := context.WithCancel(context.WithoutCancel(ctx))
+		defer leave()
+		shut = serveDoor(inside, d, append(more, agents), &wg, failed)
+		wg.Go(func() { failed <- g.Serve(d.GRPC()) })
+	}
 	wg.Go(func() { failed <- side.Serve(admin) })
 	defer side.Close()
 	select {
@@ -136,7 +160,23 @@ func (c *gatewayCmd) Run(ctx context.Context, p *process) error {
 	p.log.Info("gateway: draining", "cause", context.Cause(ctx), "timeout", c.DrainTimeout)
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.DrainTimeout)
 	defer cancel()
+	shut()
 	return g.Drain(drain)
+}
+
+// serveDoor lets agents in at all listeners, until ctx ends. shut closes these
+// and leaves alone who is in.
+func serveDoor(ctx context.Context, d *door.Door, all []net.Listener, wg *sync.WaitGroup, failed chan<- error) (shut func()) {
+	open := make([]*lingering, len(all))
+	for i, l := range all {
+		open[i] = newLingering(l)
+		wg.Go(func() { failed <- d.Serve(ctx, open[i]) })
+	}
+	return func() {
+		for _, l := range open {
+			l.shut()
+		}
+	}
 }
 
 // reachable returns an address that others can dial, "" when the listener's names no host.
@@ -171,6 +211,9 @@ func (c *gatewayCmd) config(p *process) (cfg gateway.Config, err error) {
 		return cfg, err
 	}
 	if cfg.Keys, err = c.keys(); err != nil {
+		return cfg, err
+	}
+	if err = c.check(); err != nil {
 		return cfg, err
 	}
 	cfg.Bridge, err = c.kafkaFlags.config(p)
