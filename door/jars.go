@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -165,9 +166,7 @@ func (w *web) jar(rw http.ResponseWriter, r *http.Request, p page, jenkins *link
 		w.proxy.ServeHTTP(rw, r.WithContext(context.WithValue(r.Context(), pageKey{}, proxied{p, jenkins, r})))
 	default:
 		h := rw.Header()
-		for name, values := range one.header {
-			h[name] = values
-		}
+		maps.Copy(h, one.header)
 		if one.status == http.StatusOK {
 			http.ServeContent(rw, r, "", one.modified, bytes.NewReader(one.body))
 			return

@@ -81,6 +81,7 @@ func (d *Door) Serve(ctx context.Context, l net.Listener) error {
 	_ = l.Close()
 	_ = r.web.Close()
 	_ = srv.Close() // what it serves was closed under it
+	r.Door.web.transport.CloseIdleConnections()
 	r.closeAll()
 	wg.Wait()
 	r.empty.Wait()

@@ -374,7 +374,10 @@ func TestSilentAgentIsGivenUp(t *testing.T) {
 
 func TestAgentIsNotSilentWhileTheControllerIsSlow(t *testing.T) {
 	bubble(t, func(agent *websocket.Conn, f *far) {
-		go func() { _, _, _ = agent.ReadMessage() }() // it answers pings meanwhile
+		agent.SetPingHandler(func(string) error { // a pong waits until it is taken
+			return agent.WriteControl(websocket.PongMessage, nil, time.Time{})
+		})
+		go func() { _, _, _ = agent.ReadMessage() }()
 		go func() {
 			for range 3 {
 				_ = agent.WriteMessage(websocket.BinaryMessage, []byte("hello"))
