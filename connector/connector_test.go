@@ -17,7 +17,6 @@ import (
 	"github.com/moorage-dev/moorage/controller"
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 	"github.com/moorage-dev/moorage/session"
-	"github.com/moorage-dev/moorage/tunnel"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -25,10 +24,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestSessionReachesItsService(t *testing.T) {
 	service := echo(t)
 	near, far := tcpPair(t)
-	s := &testSession{Conn: tunnel.TCP{TCPConn: near}}
+	s := newSession(tcp("a1", "web"), near)
 	var wg sync.WaitGroup
-	cfg := &Config{Services: map[string]string{"web": service}}
-	wg.Go(func() { cfg.handle(t.Context(), tcp("a1", "web"), s) })
+	c := start(t, Config{Services: map[string]string{"web": service}})
+	wg.Go(func() { c.handle(t.Context(), s) })
 
 	if _, err := io.WriteString(far, "hello"); err != nil {
 		t.Fatal(err)
@@ -40,7 +39,7 @@ func TestSessionReachesItsService(t *testing.T) {
 		t.Errorf("got %q, %v", got, err)
 	}
 	wg.Wait()
-	if !s.accepted {
+	if s.wasAccepted() == nil {
 		t.Error("the session carried bytes and was never accepted")
 	}
 }
@@ -65,17 +64,14 @@ func TestRejections(t *testing.T) {
 		{"no name", []string{"a?"}, "", "web", linkv1.Reason_REASON_REFUSED, `agent name "" is not allowed here`},
 	} {
 		var log bytes.Buffer
-		cfg := &Config{
+		c := start(t, Config{
 			Services: map[string]string{"web": closed.Addr().String()},
 			Agents:   tt.agents,
 			Log:      slog.New(slog.NewTextHandler(&log, nil)),
-		}
-		if err := cfg.Check(); err != nil {
-			t.Fatal(err)
-		}
-		s := new(testSession)
-		cfg.handle(t.Context(), tcp(tt.agent, tt.service), s)
-		if s.accepted || s.why.Reason != tt.reason || s.why.Text != tt.text {
+		})
+		s := newSession(tcp(tt.agent, tt.service), nil)
+		c.handle(t.Context(), s)
+		if s.wasAccepted() != nil || s.why.Reason != tt.reason || s.why.Text != tt.text {
 			t.Errorf("%s: got %v %q, want %v %q", tt.desc, s.why.Reason, s.why.Text, tt.reason, tt.text)
 		}
 		if !strings.Contains(log.String(), session.ReasonName(tt.reason)) {
@@ -85,21 +81,43 @@ func TestRejections(t *testing.T) {
 }
 
 // TestVerifiedNameCounts holds that an agent is judged by what the gateway
-// verified, whatever it calls itself.
+// verified, whatever it calls itself; without that, by the name it showed the
+// controller's door, for that is the one it would connect with.
 func TestVerifiedNameCounts(t *testing.T) {
-	for _, tt := range []struct{ identity, claimed, want string }{{"a1", "root", "a1"}, {"", "a2", "a2"}} {
-		if got := request(controller.Info{Identity: tt.identity, Agent: tt.claimed}).agent; got != tt.want {
-			t.Errorf("verified %q, claimed %q: judged as %q", tt.identity, tt.claimed, got)
+	const remoting, http = linkv1.ServiceKind_SERVICE_KIND_REMOTING, linkv1.ServiceKind_SERVICE_KIND_HTTP
+	c := start(t, Config{Services: map[string]string{"web": "127.0.0.1:1"}, Agents: []string{"a*"}})
+	for _, tt := range []struct {
+		desc string
+		info controller.Info
+		who  string
+		ok   bool
+	}{
+		{"verified", controller.Info{Identity: "a1", Agent: "root"}, "a1", true},
+		{"verified another", controller.Info{Identity: "root", Agent: "a1"}, "root", false},
+		{"claimed", controller.Info{Agent: "a2"}, "a2", true},
+		{"verified shim, legacy name claimed", controller.Info{Kind: remoting, Identity: "root", Remoting: &linkv1.Remoting{Agent: "a1"}}, "root", false},
+		{"legacy name", controller.Info{Kind: remoting, Remoting: &linkv1.Remoting{Agent: "a1"}}, "a1", true},
+		{"opaque, straight from a gateway", controller.Info{Kind: remoting, Remoting: &linkv1.Remoting{}}, "", false},
+		{"a look-up, straight from a gateway", controller.Info{Kind: http, Remoting: &linkv1.Remoting{}}, "", true},
+		{"a look-up of a shim", controller.Info{Kind: http, Agent: "root"}, "root", false},
+	} {
+		if who, ok := c.allowed(tt.info); who != tt.who || ok != tt.ok {
+			t.Errorf("%s: judged as %q, %v; want %q, %v", tt.desc, who, ok, tt.who, tt.ok)
 		}
 	}
 }
 
-func TestNativeSessionsAreRefused(t *testing.T) {
-	s := new(testSession)
-	cfg := &Config{Services: map[string]string{"web": "127.0.0.1:1"}}
-	cfg.handle(t.Context(), asked{agent: "a1", kind: linkv1.ServiceKind_SERVICE_KIND_NATIVE}, s)
-	if s.why.Reason != linkv1.Reason_REASON_REFUSED {
-		t.Errorf("got %+v", s.why)
+func TestOtherKindsAreRefused(t *testing.T) {
+	c := start(t, Config{Services: map[string]string{"web": "127.0.0.1:1"}})
+	for kind := range linkv1.ServiceKind_name {
+		if linkv1.ServiceKind(kind) == linkv1.ServiceKind_SERVICE_KIND_TCP {
+			continue
+		}
+		s := newSession(controller.Info{Kind: linkv1.ServiceKind(kind), Agent: "a1"}, nil)
+		c.handle(t.Context(), s)
+		if s.why.Reason != linkv1.Reason_REASON_REFUSED {
+			t.Errorf("kind %d: got %+v", kind, s.why)
+		}
 	}
 }
 
@@ -112,8 +130,8 @@ func TestStopResetsBothSides(t *testing.T) {
 	near, far := tcpPair(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	var wg sync.WaitGroup
-	cfg := &Config{Services: map[string]string{"web": l.Addr().String()}}
-	wg.Go(func() { cfg.handle(ctx, tcp("a1", "web"), &testSession{Conn: tunnel.TCP{TCPConn: near}}) })
+	c := start(t, Config{Services: map[string]string{"web": l.Addr().String()}})
+	wg.Go(func() { c.handle(ctx, newSession(tcp("a1", "web"), near)) })
 	local, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -140,26 +158,36 @@ func TestCheck(t *testing.T) {
 		{},
 		{Services: map[string]string{"web": "127.0.0.1"}},
 		{Services: map[string]string{"web": "127.0.0.1:80"}, Agents: []string{"["}},
+		{Services: map[string]string{"web": "127.0.0.1:80"}, Hold: -1},
+		{Jenkins: &Jenkins{}},
+		{Jenkins: &Jenkins{URL: "127.0.0.1:8080"}},
+		{Jenkins: &Jenkins{URL: "ftp://127.0.0.1/"}},
+		{Jenkins: &Jenkins{URL: "http:///ci"}},
+		{Jenkins: &Jenkins{URL: "http://ci.example.org/?a=b"}},
+		{Jenkins: &Jenkins{URL: "http://ci.example.org/", AgentAddress: "50000"}},
 	} {
 		if err := cfg.Check(); err == nil {
 			t.Errorf("%+v passed", cfg)
 		}
 	}
+	secret := Config{Jenkins: &Jenkins{URL: "http://admin:hunter2@ci.example.org/"}}
+	if err := secret.Check(); err == nil || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("a password in the URL: %v", err)
+	}
 }
 
-// testSession records what was decided; its bytes are Conn's.
-type testSession struct {
-	tunnel.Conn
-	accepted bool
-	why      session.Ending
+func tcp(agent, service string) controller.Info {
+	return controller.Info{Agent: agent, Service: service, Kind: linkv1.ServiceKind_SERVICE_KIND_TCP}
 }
 
-func (s *testSession) Accept() { s.accepted = true }
-
-func (s *testSession) Reject(why session.Ending) { s.why = why }
-
-func tcp(agent, service string) asked {
-	return asked{agent: agent, service: service, kind: linkv1.ServiceKind_SERVICE_KIND_TCP}
+// start returns a connector that looks nothing up by itself.
+func start(t testing.TB, cfg Config) *connector {
+	t.Helper()
+	c, err := newConnector(cfg, func(*linkv1.Jenkins) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // echo is a service that sends back what it gets and closes.
@@ -184,7 +212,7 @@ func echo(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func tcpPair(t *testing.T) (near, far *net.TCPConn) {
+func tcpPair(t testing.TB) (near, far *net.TCPConn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
