@@ -15,7 +15,8 @@ const drainStep = 50 * time.Millisecond
 
 // Drain takes no new streams, asks every agent side to attach elsewhere, a
 // batch at a time over half the time there is, waits until they have left or
-// ctx ends, and closes the gateway: who is still here is DETACHED, or, if it is
+// ctx ends, but not for connections that a door only keeps for the next
+// look-up, and closes the gateway: who is still here is DETACHED, or, if it is
 // a local session, ended with GATEWAY_GONE. Without a deadline in ctx there is
 // Config.DrainTimeout.
 func (g *Gateway) Drain(ctx context.Context) error {
@@ -42,7 +43,7 @@ func (g *Gateway) Drain(ctx context.Context) error {
 		streams = streams[n:]
 		sleep(ctx, drainStep)
 	}
-	for ctx.Err() == nil && g.sessions.Load() > 0 {
+	for ctx.Err() == nil && g.sessions.Load() > g.locals.spare(g.now()) {
 		sleep(ctx, drainStep)
 	}
 	g.cfg.Logger.Info("drained", "left", g.sessions.Load())

@@ -29,6 +29,9 @@ const (
 	// localWrite is how much is written before the partition is asked again
 	// whether it can take more.
 	localWrite = 64 << 10
+	// localQuiet is after which silence a look-up's connection is taken for one
+	// that is only kept for the next look-up.
+	localQuiet = 2 * time.Second
 	// mostRemoting is how much a legacy agent may have shown of itself, in
 	// bytes: controller sides refuse an OPEN of more than 16 KiB.
 	mostRemoting = 15 << 10
@@ -66,6 +69,8 @@ type LocalSession struct {
 	writes     context.Context // ends with ctx, or when the session is closed here
 	stopWrites context.CancelFunc
 	accepted   chan struct{}
+	lookUps    bool         // it carries look-ups, one after the other
+	moved      atomic.Int64 // when bytes last came or went, as Gateway.now
 	unread     atomic.Int64 // bytes that came and were not read; changes under the Conn's lock
 
 	// Guarded by the Conn's lock, which comes before the feed's.
@@ -126,7 +131,11 @@ func (g *Gateway) newLocal(want Local) (*LocalSession, error) {
 	}
 	cfg := session.AgentConfig{Agent: want.Agent, Controller: want.Controller, Kind: want.Kind, Remoting: want.Remoting}
 	rand.Read(cfg.Secret[:]) // never fails
-	l := &LocalSession{g: g, agent: session.NewAgent(cfg), remote: want.RemoteAddr, accepted: make(chan struct{})}
+	l := &LocalSession{
+		g: g, agent: session.NewAgent(cfg), remote: want.RemoteAddr, accepted: make(chan struct{}),
+		lookUps: want.Kind == linkv1.ServiceKind_SERVICE_KIND_HTTP,
+	}
+	l.moved.Store(int64(g.now()))
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	l.writes, l.stopWrites = context.WithCancel(l.ctx)
 	l.Conn = conn.New(conn.Config{
@@ -209,6 +218,7 @@ func (l *LocalSession) Write(p []byte) (n int, err error) {
 		if err := l.s.p.ready(l.writes); err != nil && l.writes.Err() == nil {
 			return n, err
 		}
+		l.moved.Store(int64(l.g.now()))
 		// If the wait was ended, the Conn knows why, or is about to.
 		k, err := l.Conn.Write(p[n:min(len(p), n+localWrite)])
 		if n += k; err != nil || n == len(p) {
@@ -323,6 +333,7 @@ func (l *LocalSession) frame(now time.Time, f session.Frame) error {
 	switch f.Kind {
 	case envelope.Data:
 		l.passed += uint64(len(f.Payload))
+		l.moved.Store(int64(l.g.now()))
 	case envelope.Accept:
 		close(l.accepted) // the Relay passes each frame once
 	}
@@ -442,6 +453,19 @@ func (all *locals) end() []*LocalSession {
 		list = append(list, l)
 	}
 	return list
+}
+
+// spare returns how many carry look-ups and none now: a door keeps them for the
+// next, and nobody loses anything by their end.
+func (all *locals) spare(now time.Duration) (n int64) {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	for l := range all.open {
+		if l.lookUps && l.unread.Load() == 0 && now-time.Duration(l.moved.Load()) > localQuiet {
+			n++
+		}
+	}
+	return n
 }
 
 // wait returns when all have ended.

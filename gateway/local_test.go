@@ -279,6 +279,24 @@ func TestDrainWaitsForLocalSessions(t *testing.T) {
 	})
 }
 
+// Connections that a door keeps for the next look-up hold no drain up.
+func TestDrainDoesNotWaitForLookUps(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		want := legacy
+		want.Kind = linkv1.ServiceKind_SERVICE_KIND_HTTP
+		if _, err := g.OpenLocal(context.Background(), want); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		began := time.Now()
+		g.stop(func() { g.Drain(context.Background()) })
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("drained after %v", took)
+		}
+	})
+}
+
 func TestLocalSessionsAreBounded(t *testing.T) {
 	story(t, func(r *rig) {
 		g := r.gateway(func(c *Config) { c.MaxSessions = 1 })
