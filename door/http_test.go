@@ -85,7 +85,7 @@ func TestUnknownControllersAreRefused(t *testing.T) {
 // A stage is a door between a test, which plays the agents, and controllers
 // whose HTTP port is in this process.
 type stage struct {
-	t       *testing.T
+	t       testing.TB
 	door    *Door
 	url     string // ends with '/'
 	address string
@@ -102,7 +102,7 @@ type stage struct {
 	news      chan struct{} // closed and renewed when described changes
 }
 
-func newStage(t *testing.T, cfg Config) *stage {
+func newStage(t testing.TB, cfg Config) *stage {
 	s := &stage{t: t, described: make(map[string]*linkv1.Jenkins), listener: newPiped(), news: make(chan struct{})}
 	cfg.Backend = s
 	if cfg.Log == nil {

@@ -71,8 +71,8 @@ func (d *Door) Serve(ctx context.Context, l net.Listener) error {
 	})
 	defer stop()
 	srv := d.httpServer()
-	srv.BaseContext = func(net.Listener) context.Context { return ctx }
 	var wg sync.WaitGroup
+	srv.BaseContext = func(net.Listener) context.Context { return context.WithValue(ctx, joinedKey{}, &wg) }
 	wg.Go(func() {
 		_ = srv.Serve(r.web) // ends when web is closed, and not before
 	})
@@ -83,8 +83,8 @@ func (d *Door) Serve(ctx context.Context, l net.Listener) error {
 	_ = srv.Close() // what it serves was closed under it
 	r.Door.web.transport.CloseIdleConnections()
 	r.closeAll()
+	r.empty.Wait() // first: what a line still needs is added to wg while it is open
 	wg.Wait()
-	r.empty.Wait()
 	if ctx.Err() != nil && errors.Is(err, net.ErrClosed) {
 		return nil
 	}

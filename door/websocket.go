@@ -66,11 +66,19 @@ func (w *web) webSocket(rw http.ResponseWriter, r *http.Request, p page) {
 		s.Abort(err)
 		return
 	}
-	log := w.door.log.With("agent", p.agent, "controller", p.controller, "remote", r.RemoteAddr)
-	log.Info("agent connected", "protocol", "websocket")
-	why := newPump(c, s).run()
-	log.Info("agent gone", "why", why)
+	// Not here: what the server needed to read the request is given back then.
+	joined(r.Context()).Go(func() {
+		w.door.log.Info("agent connected", "agent", p.agent, "controller", p.controller, "protocol", "websocket")
+		why := newPump(c, s).run()
+		w.door.log.Info("agent gone", "agent", p.agent, "controller", p.controller, "why", why)
+	})
 }
+
+type joinedKey struct{}
+
+// joined returns what counts the goroutines that outlive the requests of a
+// server, but not the connections.
+func joined(ctx context.Context) *sync.WaitGroup { return ctx.Value(joinedKey{}).(*sync.WaitGroup) }
 
 var errNotAnAgent = errors.New("not a WebSocket agent's request")
 
@@ -236,50 +244,72 @@ func (p *pump) upload(message io.Reader) error {
 	}
 }
 
-// down passes on what the controller sends, until the session ends.
+// down passes on what the controller sends, until the session ends: io.EOF, if
+// it does so in good order.
 func (p *pump) down() error {
-	var first [256]byte // most commands are shorter
-	for {
-		n, err := p.s.Read(first[:])
-		if n > 0 {
-			if err := p.burst(first[:n]); err != nil {
-				return err
-			}
-		}
-		if err != nil {
-			return err
-		}
+	w := &messageWriter{c: p.c}
+	// A session that has its bytes in memory writes them from there; for any
+	// other the buffer is small, for most of the time it waits for nothing.
+	_, err := io.CopyBuffer(w, p.s, make([]byte, 512))
+	if err == nil {
+		err = io.EOF
 	}
+	return errors.Join(w.end(), err)
 }
 
-// burst sends what begins with first, until the end of what was read is the
-// end of a chunk. A message holds whole chunks; what is left of one when the
-// session ends is sent as it is.
-func (p *pump) burst(first []byte) error {
-	buf := messages.Get().(*[messageMost]byte)
-	defer messages.Put(buf)
-	n := copy(buf[:], first)
-	for n > 0 {
-		whole := wholeChunks(buf[:n])
-		if whole > 0 {
-			if err := p.c.WriteMessage(websocket.BinaryMessage, buf[:whole]); err != nil {
-				return err
+// A messageWriter sends bytes as messages of whole chunks. Of a chunk that is not
+// whole yet it keeps what there is.
+type messageWriter struct {
+	c    *websocket.Conn
+	part *[messageMost]byte // nil: there is none
+	n    int                // bytes in part
+}
+
+func (w *messageWriter) Write(p []byte) (int, error) {
+	rest := p
+	for len(rest) > 0 {
+		if w.part == nil {
+			n := wholeChunks(rest[:min(len(rest), messageMost)])
+			if n == 0 {
+				w.part = messages.Get().(*[messageMost]byte)
+				continue
 			}
-			n = copy(buf[:], buf[whole:n])
+			if err := w.c.WriteMessage(websocket.BinaryMessage, rest[:n]); err != nil {
+				return len(p) - len(rest), err
+			}
+			rest = rest[n:]
 			continue
 		}
-		m, err := p.s.Read(buf[n:])
-		n += m
-		if err != nil {
-			if wholeChunks(buf[:n]) == n {
-				err = errors.Join(p.c.WriteMessage(websocket.BinaryMessage, buf[:n]), err)
-				return err
-			}
-			_ = p.c.WriteMessage(websocket.BinaryMessage, buf[:n]) // err says more
-			return err
+		n := copy(w.part[w.n:w.n+missing(w.part[:w.n])], rest)
+		w.n, rest = w.n+n, rest[n:]
+		if missing(w.part[:w.n]) > 0 {
+			continue
+		}
+		if err := w.end(); err != nil {
+			return len(p) - len(rest), err
 		}
 	}
-	return nil
+	return len(p), nil
+}
+
+// end sends what is left of a chunk, as it is.
+func (w *messageWriter) end() error {
+	if w.part == nil {
+		return nil
+	}
+	part := w.part[:w.n]
+	defer messages.Put(w.part)
+	w.part, w.n = nil, 0
+	return w.c.WriteMessage(websocket.BinaryMessage, part)
+}
+
+// missing returns how many bytes at least b, the beginning of a chunk, lacks.
+func missing(b []byte) int {
+	n, _, err := remoting.ParseChunkHeader(b)
+	if err != nil {
+		return 2 - len(b)
+	}
+	return 2 + n - len(b)
 }
 
 // wholeChunks returns how many bytes of b are whole chunks.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -391,4 +392,51 @@ func TestAgentIsNotSilentWhileTheControllerIsSlow(t *testing.T) {
 			}
 		}
 	})
+}
+
+// idle attaches n agents that have nothing to say.
+func idle(t testing.TB, s *stage, n int) {
+	s.ws = func(_ Request, f *far) { f.answer(http.StatusSwitchingProtocols) }
+	request := "GET /wsagents/ HTTP/1.1\r\nHost: door\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n" +
+		"Node-Name: a\r\nSecret-Key: " + strings.Repeat("0", 64) + "\r\nX-Remoting-Capability: " + remoting.CapabilityText(0x1fe) + "\r\n\r\n"
+	for range n {
+		c, err := net.Dial("tcp", s.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() }) // nobody looks at it
+		if _, err := io.WriteString(c, request); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 4096)
+		for have := 0; !bytes.Contains(b[:have], []byte("\r\n\r\n")); {
+			k, err := c.Read(b[have:])
+			if have += k; err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// An idle agent is to cost a gateway no more than 16 KiB and two goroutines;
+// the sessions of this test and the agents' ends of the sockets are counted in.
+func BenchmarkIdleWebSocket(b *testing.B) {
+	const agents = 1000
+	s := newStage(b, Config{Default: "main", OpenRate: 1e6, Again: -1})
+	idle(b, s, 10)
+	before, routines := footprint(), runtime.NumGoroutine()
+	idle(b, s, agents)
+	for b.Loop() {
+	}
+	b.ReportMetric(float64(footprint()-before)/agents, "B/agent")
+	b.ReportMetric(float64(runtime.NumGoroutine()-routines)/agents, "goroutines/agent")
+}
+
+func footprint() uint64 {
+	for range 2 {
+		runtime.GC()
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapInuse + m.StackInuse
 }
