@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -47,8 +48,32 @@ func TestSessionLine(t *testing.T) {
 	if strings.Contains(string(got), `"since"`) {
 		t.Errorf("an absent time is printed: %s", got)
 	}
-	if what(l) != "tcp:web" || what(sessionLine{Kind: "native"}) != "native" {
-		t.Errorf("what: %q", what(l))
+	if native := (&sessionLine{Kind: "native"}).what(); l.what() != "tcp:web" || native != "native" {
+		t.Errorf("what: %q and %q", l.what(), native)
+	}
+}
+
+// TestLegacySessionLine holds that an administrator reads which agent it is,
+// how it is connected, for how long it has been away, and what it waits for.
+func TestLegacySessionLine(t *testing.T) {
+	now := time.UnixMilli(1_800_000_040_500)
+	l := newSessionLine("ci", &logv1.SessionPresence{
+		Agent: "shim-host", LegacyAgent: "linux-7", Protocol: "JNLP4-connect", Kind: linkv1.ServiceKind_SERVICE_KIND_REMOTING,
+		State: logv1.SessionState_SESSION_STATE_DETACHED, SinceMs: 1_800_000_000_000, Waits: "its agent to come back, 4m0s at most",
+	})
+	got := []string{l.who(), l.what(), l.detached(now), l.why()}
+	want := []string{"linux-7", "JNLP4-connect", "40s", "waits for its agent to come back, 4m0s at most"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	printed, err := json.Marshal(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"agent":"shim-host"`, `"legacy_agent":"linux-7"`, `"protocol":"JNLP4-connect"`, `"waits":"its agent`} {
+		if !strings.Contains(string(printed), want) {
+			t.Errorf("no %s in %s", want, printed)
+		}
 	}
 }
 

@@ -33,6 +33,9 @@ type sessionLine struct {
 	Attempt       uint32            `json:"attempt"`
 	Kind          string            `json:"kind"`
 	Service       string            `json:"service,omitzero"`
+	Protocol      string            `json:"protocol,omitzero"`
+	LegacyAgent   string            `json:"legacy_agent,omitzero"`
+	Waits         string            `json:"waits,omitzero"`
 	Opened        time.Time         `json:"opened,omitzero"`
 	Since         time.Time         `json:"since,omitzero"`
 	Reason        string            `json:"reason,omitzero"`
@@ -59,6 +62,9 @@ func newSessionLine(controller string, s *logv1.SessionPresence) sessionLine {
 		Attempt:       s.GetAttempt(),
 		Kind:          word(s.GetKind().String(), "SERVICE_KIND_"),
 		Service:       s.GetService(),
+		Protocol:      s.GetProtocol(),
+		LegacyAgent:   s.GetLegacyAgent(),
+		Waits:         s.GetWaits(),
 		Opened:        fromMillis(s.GetOpenedMs()),
 		Since:         fromMillis(s.GetSinceMs()),
 		Reason:        reasonWord(s),
@@ -173,16 +179,39 @@ func (c *sessionsListCmd) Run(ctx context.Context, p *process) error {
 		return printJSON(p.stdout, append([]sessionLine{}, lines...))
 	}
 	now := time.Now()
-	t := newTable(p.stdout, "SESSION", "CONTROLLER", "AGENT", "WHAT", "STATE", "GATEWAY", "OPENED", "REASON")
+	t := newTable(p.stdout, "SESSION", "CONTROLLER", "AGENT", "WHAT", "STATE", "GATEWAY", "OPENED", "DETACHED", "UP", "DOWN", "REASON, OR WAITS FOR")
 	for _, l := range lines {
-		t.row(l.Session, l.Controller, l.Agent, what(l), l.State, l.Gateway, age(l.Opened, now), strings.TrimSpace(l.Reason+" "+l.Text))
+		t.row(l.Session, l.Controller, l.who(), l.what(), l.State, l.Gateway, age(l.Opened, now), l.detached(now), l.UpBytes, l.DownBytes, l.why())
 	}
 	return t.flush()
 }
 
-// what is what the agent side asked for.
-func what(l sessionLine) string {
+// who is the agent as people know it: a legacy agent's own name is better than
+// that of the shim before it.
+func (l *sessionLine) who() string { return cmp.Or(l.LegacyAgent, l.Agent) }
+
+// what is what the agent side asked for; a legacy agent's protocol says it all.
+func (l *sessionLine) what() string {
+	if l.Protocol != "" {
+		return l.Protocol
+	}
 	return strings.TrimSuffix(l.Kind+":"+l.Service, ":")
+}
+
+// detached is for how long the agent has been away.
+func (l *sessionLine) detached(now time.Time) string {
+	if l.presence.GetState() != logv1.SessionState_SESSION_STATE_DETACHED {
+		return ""
+	}
+	return age(l.Since, now)
+}
+
+// why is the reason why a session ended, or what one waits for that has not.
+func (l *sessionLine) why() string {
+	if l.Waits != "" {
+		return "waits for " + l.Waits
+	}
+	return strings.TrimSpace(l.Reason + " " + l.Text)
 }
 
 // oneSession names a session for show and end.
@@ -235,14 +264,16 @@ func (c *sessionsShowCmd) Run(ctx context.Context, p *process) error {
 	t.row("controller", l.Controller)
 	t.row("incarnation", l.Incarnation)
 	t.row("agent", l.Agent)
+	t.row("legacy agent", l.LegacyAgent)
 	t.row("remote address", l.RemoteAddress)
-	t.row("what", what(l))
+	t.row("what", l.what())
 	t.row("state", l.State)
 	t.row("gateway", l.Gateway)
 	t.row("attempt", l.Attempt)
 	t.row("partition", l.Partition)
 	t.row("opened", stamp(l.Opened))
 	t.row("since", stamp(l.Since))
+	t.row("waits for", l.Waits)
 	t.row("reason", l.Reason)
 	t.row("text", l.Text)
 	t.row("bytes up", l.UpBytes)
