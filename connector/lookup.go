@@ -52,6 +52,11 @@ func (n *neighbour) lookUp(ctx context.Context) (*linkv1.Jenkins, error) {
 	if listener.status == http.StatusNotFound && j.Version == "" {
 		return nil, errors.New("connector: tcpSlaveAgentListener/ answers 404, and nothing says that this is a Jenkins")
 	}
+	if j.Version == "" {
+		if j.Version, err = n.versionOnFront(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if j.Epoch, err = n.epoch(ctx, j, first(facts, "X-Jenkins-Session")); err != nil {
 		return nil, err
 	}
@@ -95,6 +100,20 @@ func (n *neighbour) epoch(ctx context.Context, j *linkv1.Jenkins, start string) 
 	}
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
 	return hex.EncodeToString(sum[:8]), nil
+}
+
+// versionOnFront returns the version that a Hudson names on its front page
+// alone. That page is dear, so it is asked for only when the Hudson may have
+// started anew.
+func (n *neighbour) versionOnFront(ctx context.Context) (string, error) {
+	n.mu.Lock()
+	known, away := n.known, n.away
+	n.mu.Unlock()
+	if known != nil && !away {
+		return known.GetVersion(), nil
+	}
+	front, err := n.ask(ctx, http.MethodGet, "/")
+	return version(front.header), err
 }
 
 // An answer is what counts of a response.
