@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -33,8 +34,8 @@ type Agent struct {
 	Host string
 	// Restart is when it is started again; "": RestartOnFailure.
 	Restart Restart
-	// StopTimeout is how long it has to end when it is told to; 0: 10 s. Then
-	// its process group is killed.
+	// StopTimeout is how long it has to end when it is told to; 0: 10 s. Then,
+	// or when it is told a second time, its process group is killed.
 	StopTimeout time.Duration
 	// Signals are passed on to it; those that end a process to its whole
 	// group. nil: none.
@@ -135,24 +136,34 @@ func (a *Agent) once(ctx context.Context, g *group, out *output, log *slog.Logge
 	}
 	log.Info("shim: the agent is running", "pid", cmd.Process.Pid)
 
-	stop := ctx.Done()
+	var told bool // to end
 	var kill <-chan time.Time
+	tell := func(sig os.Signal) {
+		told = true
+		m.signal(sig)
+	}
+	stop := ctx.Done()
 	for {
 		select {
 		case <-m.done:
 			return exitCode(cmd.ProcessState), nil
 		case sig := <-a.Signals:
-			m.signal(sig)
+			switch {
+			case !ends(sig):
+				m.signal(sig)
+			case told:
+				m.kill() // somebody's patience is over
+			default:
+				tell(sig)
+			}
 		case <-stop:
 			stop = nil
-			m.signal(a.lastSignal())
-			timeout := a.StopTimeout
-			if timeout == 0 {
-				timeout = 10 * time.Second
-			}
-			late := time.NewTimer(timeout)
+			late := time.NewTimer(cmp.Or(a.StopTimeout, 10*time.Second))
 			defer late.Stop()
 			kill = late.C
+			if !told {
+				tell(a.lastSignal())
+			}
 		case <-kill:
 			kill = nil
 			log.Warn("shim: the agent did not end in time and is killed, with its process group")
@@ -161,15 +172,25 @@ func (a *Agent) once(ctx context.Context, g *group, out *output, log *slog.Logge
 	}
 }
 
+// sameMoment bounds how long the signal that ended ctx may take to be known.
+const sameMoment = 100 * time.Millisecond
+
 // lastSignal returns what the agent is to be ended with: the signal that ends
-// the shim, if that is one.
+// the shim, if one does.
 func (a *Agent) lastSignal() os.Signal {
-	select {
-	case sig := <-a.Signals:
-		if ends(sig) {
-			return sig
-		}
-	default:
+	if a.Signals == nil {
+		return terminate
 	}
-	return terminate
+	late := time.NewTimer(sameMoment)
+	defer late.Stop()
+	for {
+		select {
+		case sig := <-a.Signals:
+			if ends(sig) {
+				return sig
+			}
+		case <-late.C:
+			return terminate
+		}
+	}
 }

@@ -98,6 +98,16 @@ func TestAgentIsEndedTheWayTheShimIs(t *testing.T) {
 	ta.wantOutput("up\nbye\n")
 }
 
+func TestAgentThatIsToldTwiceIsKilled(t *testing.T) {
+	ta := startAgent(t, Agent{StopTimeout: time.Hour}, "trap 'echo no' TERM; echo up; while :; do sleep 0.1; done")
+	ta.waitOutput("up\n")
+	ta.signals <- syscall.SIGTERM
+	ta.stop()
+	ta.waitOutput("up\nno\n")
+	ta.signals <- syscall.SIGTERM
+	ta.wantExit("somebody's patience is over", 137)
+}
+
 func TestSignalsArePassedOn(t *testing.T) {
 	// Were it not for the agent alone, the signal would end the sleeping child too.
 	ta := startAgent(t, Agent{}, "trap 'kill -0 $child && echo usr1' USR1; trap 'echo hup; kill $child; exit 0' HUP; sleep 1000 & child=$!; echo up; while :; do wait; done")
