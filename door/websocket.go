@@ -66,9 +66,9 @@ func (w *web) webSocket(rw http.ResponseWriter, r *http.Request, p page) {
 		s.Abort(err)
 		return
 	}
-	// Not here: what the server needed to read the request is given back then.
+	w.door.log.Info("agent connected", "agent", p.agent, "controller", p.controller, "protocol", "websocket")
+	// Not here: so the server's buffers and this deep a stack are given back.
 	joined(r.Context()).Go(func() {
-		w.door.log.Info("agent connected", "agent", p.agent, "controller", p.controller, "protocol", "websocket")
 		why := newPump(c, s).run()
 		w.door.log.Info("agent gone", "agent", p.agent, "controller", p.controller, "why", why)
 	})
