@@ -115,6 +115,9 @@ func (s *stream) step() bool {
 	}
 	f.lag = 0
 	s.relay.Advanced(f.end)
+	if s.local != nil {
+		s.g.cache.Trim(f.id, f.cursor) // what was taken nobody asks for again
+	}
 	return s.sendHeartbeat()
 }
 
