@@ -111,6 +111,10 @@ func (e *ExitError) Error() string {
 }
 func (e *ExitError) Unwrap() error { return e.Err }
 
+// ErrReset, as the cause that ends Run's context, has the agent reset its
+// connection instead of closing it.
+var ErrReset = errors.New("standin: the agent is to reset its connection")
+
 // run is one Run of an Agent.
 type run struct {
 	*Agent
@@ -230,7 +234,13 @@ func (r *run) connected(ctx context.Context) error {
 
 // live runs a channel to its end.
 func (r *run) live(ctx context.Context, ch *channel) {
-	stop := context.AfterFunc(ctx, func() { ch.end(context.Cause(ctx), EndFIN) })
+	stop := context.AfterFunc(ctx, func() {
+		how := EndFIN
+		if errors.Is(context.Cause(ctx), ErrReset) {
+			how = EndReset
+		}
+		ch.end(context.Cause(ctx), how)
+	})
 	defer stop()
 	r.tell(Event{State: Online, Protocol: ch.protocol})
 	err := ch.run()
