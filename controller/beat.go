@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -146,6 +147,7 @@ func (c *Controller) gateway(m bridge.Message) {
 		if replaced, ok := c.gateways.beat(gw); ok {
 			c.gone(replaced, "another process of its name beats")
 		}
+		c.stalled(gw, hb.GetStalled())
 		return
 	}
 	if hb.GetBoot() != c.boot || string(m.Key) != clockKey(c.cfg.Name) {
@@ -161,6 +163,22 @@ func (c *Controller) gateway(m bridge.Message) {
 		}
 	}
 	c.stir()
+}
+
+// stalled notes that a gateway can't write up partitions of ours: that no
+// lease of theirs comes proves nothing (row 22).
+func (c *Controller) stalled(gw envelope.Gateway, ups []*logv1.StalledUp) {
+	for _, up := range ups {
+		if up.GetController() != c.cfg.Name {
+			continue
+		}
+		now := c.clock.now()
+		for _, p := range c.partitions() {
+			if slices.Contains(up.GetPartitions(), p.index) {
+				p.stalls(now, gw)
+			}
+		}
+	}
 }
 
 // gone ends what a dead gateway process held.

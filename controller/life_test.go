@@ -176,6 +176,33 @@ func TestLeasesKeepASessionAttached(t *testing.T) {
 	})
 }
 
+// A gateway that lives can't write its leases: neither they nor anybody's
+// grace runs out. When it can again, time counts from there.
+func TestAPartitionThatGatewaysCannotWrite(t *testing.T) {
+	story(t, func(r *rig) {
+		c := r.start(r.config())
+		g := r.gateway("gw", 1)
+		held, gone := r.peer(c).open(g, nil), r.peer(c).open(g, nil)
+		s, away := r.accept(c), r.accept(c)
+		gone.want(envelope.Accept, time.Second)
+		gone.record(envelope.Detached, nil)
+		g.stalled.Store(true)
+		time.Sleep(10 * time.Minute)
+		if s.Err() != nil || away.Err() != nil || !s.Info().Attached {
+			r.Fatalf("attached: %v, %v; detached: %v", s.Info().Attached, s.Err(), away.Err())
+		}
+		g.stalled.Store(false)
+		r.wantEnded(away, linkv1.Reason_REASON_GRACE, session.LeaseFresh+5*time.Second)
+		held.got = 1
+		held.lease(g)
+		time.Sleep(session.LeaseFresh - 5*time.Second)
+		if err := s.Err(); err != nil || !s.Info().Attached {
+			r.Errorf("its lease came again: %v", err)
+		}
+		r.wantEnded(s, linkv1.Reason_REASON_GRACE, time.Minute)
+	})
+}
+
 // However long Kafka is away, nobody's grace runs out meanwhile.
 func TestAnOutageOfKafkaTakesNoGrace(t *testing.T) {
 	story(t, func(r *rig) {

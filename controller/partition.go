@@ -3,6 +3,7 @@ package controller
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moorage-dev/moorage/bridge"
@@ -22,7 +23,8 @@ type partition struct {
 	c        *Controller
 	index    int32
 	down     queue
-	follower *bridge.Follower // of the up partition; watch owns it
+	follower *bridge.Follower          // of the up partition; watch owns it
+	stalled  atomic.Pointer[time.Time] // when a gateway last said that it can't write here; nil: never
 
 	mu       sync.Mutex // guards what follows
 	sessions map[envelope.SessionID]*Session
@@ -166,6 +168,15 @@ func (p *partition) refusal(role *session.Controller) (session.Ending, bool) {
 		return ending(linkv1.Reason_REASON_REFUSED, "down window too large"), true
 	}
 	return session.Ending{}, false
+}
+
+// stalls notes that at now a gateway could not write here. The sessions look
+// at it before anything of theirs runs out.
+func (p *partition) stalls(now time.Time, gw envelope.Gateway) {
+	last := p.stalled.Swap(&now)
+	if last == nil || now.Sub(*last) > session.LeaseFresh {
+		p.c.log.Warn("up partition can't be written, grace stands", "topic", p.c.topics.up.Name, "partition", p.index, "gateway", gw.Name)
+	}
 }
 
 // gatewayGone tells every session that a gateway process is dead.

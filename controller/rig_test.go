@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -148,8 +149,9 @@ func (r *rig) written(put func(done func(int64, error))) int64 {
 // A gate is a gateway process that beats until it is killed.
 type gate struct {
 	envelope.Gateway
-	kill context.CancelFunc
-	done chan struct{}
+	kill    context.CancelFunc
+	done    chan struct{}
+	stalled atomic.Bool // it says that it can't write up
 }
 
 func (r *rig) gateway(name string, boot uint64) *gate {
@@ -158,7 +160,11 @@ func (r *rig) gateway(name string, boot uint64) *gate {
 	go func() {
 		defer close(g.done)
 		for beat := uint64(1); ; beat++ {
-			value := marshal(&logv1.GatewayHeartbeat{Name: name, Boot: boot, Beat: beat})
+			hb := &logv1.GatewayHeartbeat{Name: name, Boot: boot, Beat: beat}
+			if g.stalled.Load() {
+				hb.Stalled = []*logv1.StalledUp{{Controller: "another", Partitions: []int32{0}}, {Controller: "test", Partitions: []int32{7, 0}}}
+			}
+			value := marshal(hb)
 			r.producer.Send(r.client.GatewaysTopic(), 0, []byte(name), value, func(int64, error) {})
 			select {
 			case <-time.After(beatEvery):

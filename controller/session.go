@@ -225,6 +225,9 @@ func (s *Session) wake(now time.Time) {
 
 // changed does what any input to the role may have made due. Lock held.
 func (s *Session) changed(now time.Time) {
+	if at := s.p.stalled.Load(); at != nil {
+		s.role.Hold(*at)
+	}
 	s.role.Tick(now)
 	s.attachment(now)
 	s.Conn.Changed()

@@ -45,6 +45,7 @@ const (
 	ticketRenew    = 10 * time.Minute
 	beatEvery      = time.Second // in the gateways topic
 	stallCheck     = 200 * time.Millisecond
+	stallTold      = 5 * time.Second // how long a partition takes nothing before controllers are told
 	endFor         = time.Second     // a partition's end is this fresh for new sessions
 	controllerWait = 5 * time.Second // for a controller's first heartbeat to be read
 	controllerIdle = 5 * time.Minute // a controller without streams is followed this long

@@ -61,7 +61,7 @@ func (g *Gateway) beat() {
 	value, err := proto.Marshal(&logv1.GatewayHeartbeat{
 		Name: g.cfg.Name, Boot: g.self.Boot, Beat: g.beats.count, Address: g.cfg.Advertise,
 		Sessions: uint32(g.sessions.Load()), Streams: uint32(g.streams.Load()),
-		Draining: g.draining.Load(), Version: g.cfg.Version,
+		Draining: g.draining.Load(), Version: g.cfg.Version, Stalled: g.stalledUps(),
 	})
 	if err != nil {
 		g.cfg.Logger.Error("own heartbeat", "error", err) // a name that is not UTF-8
@@ -79,6 +79,33 @@ func (g *Gateway) beat() {
 			c.beat()
 		}
 	})
+}
+
+// maxStalledTold bounds what one heartbeat says of stalled partitions. Of more
+// than that nothing is told, and their sessions' grace may run out.
+const maxStalledTold = 1000
+
+// stalledUps returns the up partitions that nothing gets into now. Our leases
+// don't either, and this says that their silence proves nothing.
+func (g *Gateway) stalledUps() (all []*logv1.StalledUp) {
+	told := 0
+	for _, c := range g.everyController() {
+		var up *logv1.StalledUp
+		for _, p := range c.inUse() {
+			// A breaker that is half open has nothing through yet.
+			since, open := g.k.Stalled(c.topics.Up, p.index)
+			if !open && since < stallTold || told == maxStalledTold {
+				continue
+			}
+			if up == nil {
+				up = &logv1.StalledUp{Controller: c.name}
+				all = append(all, up)
+			}
+			up.Partitions = append(up.Partitions, p.index)
+			told++
+		}
+	}
+	return all
 }
 
 // watchStalls asks the breakers of all partitions in use.

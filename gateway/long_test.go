@@ -90,6 +90,35 @@ func TestForgottenControllerIsNotStalled(t *testing.T) {
 	})
 }
 
+// An up partition takes nothing, while all else of Kafka works: no lease gets
+// through, and the controller side knows from the heartbeats that this proves
+// nothing.
+func TestGraceStandsWhileAnUpPartitionDoes(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		defer g.shut()
+		c := r.realController(time.Minute)
+		defer c.Close(context.Background())
+		l, far := r.pair(g, c)
+		f := r.kafka.TopicStalled(r.client.Topics("real").Up)
+		time.Sleep(15 * time.Minute)
+		if err := far.Err(); err != nil {
+			t.Fatalf("the controller side gave the session up: %v", err)
+		}
+		f.Remove()
+		time.Sleep(time.Minute)
+		if far.Err() != nil || l.Err() != nil {
+			t.Fatalf("ended afterwards: %v, %v", far.Err(), l.Err())
+		}
+		g.stop(func() { g.Kill() })
+		select {
+		case <-far.Done():
+		case <-time.After(2 * time.Minute):
+			t.Error("held for a gateway that is dead")
+		}
+	})
+}
+
 func TestControllerThatNeverBeatIsForgotten(t *testing.T) {
 	story(t, func(r *rig) {
 		g := r.gateway(nil)

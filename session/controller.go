@@ -409,6 +409,18 @@ func (c *Controller) backoff(now time.Time) {
 	c.retryAt = now.Add(wait)
 }
 
+// Hold notes that at now no gateway could have said that it holds the
+// session: neither lease nor grace runs out before LeaseFresh later (row 22).
+func (c *Controller) Hold(now time.Time) {
+	switch until := now.Add(LeaseFresh); {
+	case c.state >= Closing:
+	case c.attached && now.After(c.leaseAt):
+		c.leaseAt, c.leaseTo = now, until
+	case !c.attached && c.graceTo.Before(until):
+		c.graceTo = until
+	}
+}
+
 // Tick lets time pass: a lease lapses, grace ends.
 func (c *Controller) Tick(now time.Time) {
 	if c.state >= Closing {

@@ -320,6 +320,36 @@ func TestGraceEndsADetachedSession(t *testing.T) {
 	s.wantEnded("the returning agent side", &s.agent.End, linkv1.Reason_REASON_GRACE)
 }
 
+// Nobody can write that the session is attached: that no lease comes proves
+// nothing, and grace counts from when somebody could (row 22).
+func TestNothingRunsOutWhileNobodyCouldWrite(t *testing.T) {
+	s := newStory(t)
+	s.attach(gateA)
+	for range 60 {
+		s.after(10*time.Second, false)
+		if s.ctl == nil {
+			t.Fatal("ended while attached")
+		}
+		s.ctl.Hold(s.now)
+	}
+	if _, _, attached := s.ctl.Attachment(); !attached {
+		t.Error("detached, and nobody could have said otherwise")
+	}
+	s.after(LeaseFresh, false)
+	s.after(grace-LeaseFresh-time.Second, false)
+	if s.ctl == nil {
+		t.Fatal("grace is cut short")
+	}
+	s.ctl.Hold(s.now)
+	s.after(LeaseFresh-time.Second, false)
+	if s.ctl == nil {
+		t.Fatal("grace ran out while nobody could come back")
+	}
+	s.after(time.Second, false)
+	s.attach(gateB)
+	s.wantEnded("the returning agent side", &s.agent.End, linkv1.Reason_REASON_GRACE)
+}
+
 func TestReturningToAForgottenSession(t *testing.T) {
 	s := newStory(t)
 	s.attach(gateA)

@@ -57,4 +57,5 @@ const (
 	NeverLapse              // row 19: leases don't run out
 	CloseOnce               // row 20: CLOSE is produced once
 	LostUnheeded            // row 21: LOST of a session that is not open is dropped
+	StallUntold             // row 22: gateways don't tell that they can't write
 )

@@ -26,6 +26,8 @@ var Families = []Config{
 	{Name: "controller and frozen gateways", Up: 0, Down: 0, Faults: 2, Late: true, Kinds: Faults(KillController, StaleController, FreezeGateway)},
 	{Name: "agent side gone", Up: 1, Down: 1, Faults: 2, Kinds: Faults(AgentGone, HalfOpen, Unanswered)},
 	{Name: "agent side away", Up: 1, Down: 1, Faults: 2, Kinds: Faults(Away, Cut, FreezeGateway)},
+	{Name: "up log stands", Up: 1, Down: 0, Faults: 2, Kinds: Faults(Stall, Cut, FreezeGateway, KillGateway)},
+	{Name: "up log stands, answers late", Up: 0, Down: 0, Faults: 2, Once: true, Late: true, Fine: true, Kinds: Faults(Stall, Cut)},
 	{Name: "records lost", Up: 2, Down: 2, Faults: 2, Lag: true, Kinds: Faults(LoseRecord)},
 	{Name: "records lost, small window", Up: 1, Down: 2, Window: 1, Faults: 1, Lag: true, Kinds: Faults(LoseRecord)},
 	{Name: "records lost and links", Up: 2, Down: 1, Faults: 2, Kinds: Faults(LoseRecord, Cut)},

@@ -43,6 +43,7 @@ const (
 	lapse         // a: process; no lease came for too long
 	graceEnds     // a: process
 	finish        // the agent's application is done
+	heal          // the up log can be written again
 
 	// What may happen or not.
 	late // a: fly; a zombie reaches the log
@@ -71,6 +72,7 @@ const (
 	Grow            // the number of partitions is doubled
 	RetentionIdle   // everything that was passed on is gone from the down log
 	ForgetTombstone // a: process
+	Stall           // the up log can't be written for as long as it likes
 	lastFault
 )
 
@@ -78,11 +80,11 @@ var kindNames = [...]string{
 	"attach", "written", "answered", "agent side gets", "gateway reads", "gateway finds a gap", "controller starts", "controller reads",
 	"controller finds a gap", "controller finds itself superseded", "gateway learns of the newest incarnation", "agent side finds its stream dead",
 	"agent side reports alone", "agent side probes", "controller reports alone", "controller probes", "lease", "heartbeat",
-	"gateway finds its stream dead", "lease lapses", "grace is over", "agent's application is done", "written late", "gateway thaws",
+	"gateway finds its stream dead", "lease lapses", "grace is over", "agent's application is done", "up log can be written again", "written late", "gateway thaws",
 	"NOT written", "written, told that it failed", "told that it failed, may be written later", "written before its predecessor", "stream cut",
 	"stream half-open", "gateway killed", "gateway frozen", "controller killed", "controller superseded without knowing", "agent side gone",
 	"agent side may stay away", "newest record lost", "retention takes all", "topic created again", "log truncated by one", "partitions doubled",
-	"idle retention", "tombstone forgotten",
+	"idle retention", "tombstone forgotten", "up log can't be written",
 }
 
 // logFault reports kinds after which DATA_LOSS is the truth.
@@ -98,7 +100,7 @@ func (w *world) moves(ms []move) []move {
 		ms = w.idle(ms)
 	}
 	for i, f := range w.flies {
-		if f.zombie && w.logs[f.dir][f.part].gen == f.gen {
+		if f.zombie && w.logs[f.dir][f.part].gen == f.gen && !w.stuck(f) {
 			ms = append(ms, move{kind: late, a: int8(i)})
 		}
 	}
@@ -131,7 +133,7 @@ func (w *world) progress(ms []move) []move {
 		ms = append(ms, move{kind: silent})
 	}
 	for i, f := range w.flies {
-		if f.zombie || w.frozen(f) {
+		if f.zombie || w.frozen(f) || w.stuck(f) {
 			continue
 		}
 		first := !slices.ContainsFunc(w.flies[:i], func(g *fly) bool { return g.owner == f.owner && g.dir == f.dir && !g.zombie && g.applied == f.applied })
@@ -170,6 +172,18 @@ func (w *world) progress(ms []move) []move {
 	return ms
 }
 
+// stuck reports whether f can't be written now.
+func (w *world) stuck(f *fly) bool { return w.stalled && f.dir == up && !f.applied }
+
+// stallTold reports whether a gateway's heartbeats tell that it can't write up
+// records: one that stands still tells nothing, nor does one that has none.
+func (w *world) stallTold() bool {
+	return w.stalled && w.cfg.Variant != StallUntold && slices.ContainsFunc(w.streams, func(s *stream) bool {
+		return !w.gates[s.gate].frozen && (s.relay.Welcomed() && !s.closing ||
+			slices.ContainsFunc(w.flies, func(f *fly) bool { return f.owner == int(s.attempt) && w.stuck(f) }))
+	})
+}
+
 // frozen reports whether f's producer stands still.
 func (w *world) frozen(f *fly) bool {
 	for _, s := range w.streams {
@@ -202,16 +216,22 @@ func (w *world) idle(ms []move) []move {
 		if probe && !w.probed() && w.probes() {
 			ms = append(ms, move{kind: probeControl, a: int8(j)})
 		}
-		if w.gone || w.ended() || w.away && !w.attached() {
+		if w.stallTold() {
+			continue
+		}
+		if w.gone || w.ended() || w.away && !w.attached() || w.stalled {
 			if attached && w.cfg.Variant != NeverLapse {
 				ms = append(ms, move{kind: lapse, a: int8(j)})
 			}
 		}
-		if w.gone || w.ended() || w.away && !w.attached() || w.attached() && !slices.ContainsFunc(w.streams, w.leaseMatters) {
+		if w.gone || w.ended() || w.away && !w.attached() || w.stalled || w.attached() && !slices.ContainsFunc(w.streams, w.leaseMatters) {
 			if detached {
 				ms = append(ms, move{kind: graceEnds, a: int8(j)})
 			}
 		}
+	}
+	if w.stalled {
+		ms = append(ms, move{kind: heal})
 	}
 	if w.cfg.Linger && !w.finish && w.attached() {
 		ms = append(ms, move{kind: finish})
@@ -220,7 +240,7 @@ func (w *world) idle(ms []move) []move {
 		if w.gates[s.gate].frozen || !s.relay.Welcomed() || s.lost || s.closing {
 			continue
 		}
-		if w.leaseMatters(s) {
+		if w.leaseMatters(s) && !w.stalled {
 			ms = append(ms, move{kind: lease, a: int8(i)})
 		}
 		if s == w.cur && s.relay.Position() > w.agent.Followed() {
@@ -233,10 +253,11 @@ func (w *world) idle(ms []move) []move {
 	return ms
 }
 
-// probes reports whether anybody asks for delivered.
+// probes reports whether anybody asks for delivered. While the up log stands
+// no answer comes, and asking once more changes nothing.
 func (w *world) probes() bool {
 	v := w.cfg.Variant
-	return v != LoneOnce && v != NoStable && v != ResetOldest
+	return !w.stalled && v != LoneOnce && v != NoStable && v != ResetOldest
 }
 
 // probed reports whether a probe stands last in the down log: one more would
@@ -299,13 +320,17 @@ func (w *world) misfortunes(ms []move) []move {
 		earlier := slices.IndexFunc(w.flies[:i], func(g *fly) bool { return g.owner == f.owner && g.dir == f.dir && !g.zombie && !g.applied })
 		if earlier >= 0 {
 			if f.use != quietUse && f.entry.rec.Kind.IsFrame() && f.part == w.flies[earlier].part {
-				add(Swap, int8(i))
+				if !w.stuck(f) {
+					add(Swap, int8(i))
+				}
 			}
 			continue
 		}
 		add(FailProduce, int8(i))
 		if f.use != quietUse {
-			add(Unanswered, int8(i))
+			if !w.stuck(f) {
+				add(Unanswered, int8(i))
+			}
 			add(LateProduce, int8(i))
 		}
 	}
@@ -355,6 +380,9 @@ func (w *world) misfortunes(ms []move) []move {
 	}
 	if w.parts == 1 {
 		add(Grow, 0)
+	}
+	if !w.stalled {
+		add(Stall, 0)
 	}
 	if s := w.cur; s != nil && w.attached() && !s.lost && !s.closing && w.readable(s) != gapDown && s.relay.Position() > w.logs[down][s.part].base {
 		add(RetentionIdle, 0)
@@ -433,6 +461,8 @@ func (w *world) do(m move) {
 		w.procs[a].ctl.Tick(origin.Add(grace))
 	case finish:
 		w.finish = true
+	case heal:
+		w.stalled = false
 	case thaw:
 		w.thaw(a)
 	case FailProduce:
@@ -478,6 +508,8 @@ func (w *world) do(m move) {
 		w.harm(m.kind, a)
 	case Grow:
 		w.parts = 2
+	case Stall:
+		w.stalled = true
 	case RetentionIdle:
 		w.retainIdle()
 	case ForgetTombstone:

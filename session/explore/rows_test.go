@@ -109,3 +109,7 @@ func TestRow20CloseLost(t *testing.T) {
 func TestRow21OpenedBehindItsOwnLoss(t *testing.T) {
 	row{Config{Up: 0, Down: 0, Faults: 2, Late: true, Kinds: Faults(Retention, Cut)}, LostUnheeded}.run(t)
 }
+
+func TestRow22GraceWhileTheUpLogStands(t *testing.T) {
+	row{Config{Up: 0, Down: 0, Faults: 1, Linger: true, Kinds: Faults(Stall)}, StallUntold}.run(t)
+}

@@ -50,9 +50,10 @@ type world struct {
 	flies   []*fly
 	meta    int // newest incarnation published
 
-	faults int    // left
-	struck uint32 // kinds that happened
-	away   bool   // the agent side may stay away for longer than grace
+	faults  int    // left
+	struck  uint32 // kinds that happened
+	stalled bool   // the up log can't be written
+	away    bool   // the agent side may stay away for longer than grace
 
 	// What only the checks look at.
 	truth    [2]uint64 // highest contiguous seq that any reader will accept
@@ -270,7 +271,7 @@ func (w *world) state(b []byte) []byte {
 	}
 
 	b = w.agent.AppendState(b, ref)
-	flags(w.gone, w.away, w.lostPos, w.cur != nil, w.ended(), w.finish)
+	flags(w.gone, w.away, w.lostPos, w.cur != nil, w.ended(), w.finish, w.stalled)
 	b = append(b, byte(w.wrote), byte(w.read), byte(w.got), byte(w.taken), byte(w.openedBy), byte(w.record),
 		byte(w.truth[up]), byte(w.truth[down]), byte(w.faults), byte(w.parts), byte(w.meta))
 	num(int64(w.struck))

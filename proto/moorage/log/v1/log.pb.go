@@ -258,7 +258,10 @@ type GatewayHeartbeat struct {
 	// The software's version.
 	Version string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
 	// A controller side's clock record, not a gateway.
-	Controller    bool `protobuf:"varint,9,opt,name=controller,proto3" json:"controller,omitempty"`
+	Controller bool `protobuf:"varint,9,opt,name=controller,proto3" json:"controller,omitempty"`
+	// Up partitions that it has records for and can't write now. While it says
+	// so, their sessions' leases and grace don't run out. At most 1,000 partitions.
+	Stalled       []*StalledUp `protobuf:"bytes,10,rep,name=stalled,proto3" json:"stalled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -356,6 +359,68 @@ func (x *GatewayHeartbeat) GetController() bool {
 	return false
 }
 
+func (x *GatewayHeartbeat) GetStalled() []*StalledUp {
+	if x != nil {
+		return x.Stalled
+	}
+	return nil
+}
+
+// StalledUp names partitions of one up topic.
+type StalledUp struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The controller's name.
+	Controller string `protobuf:"bytes,1,opt,name=controller,proto3" json:"controller,omitempty"`
+	// Partition indexes.
+	Partitions    []int32 `protobuf:"varint,2,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StalledUp) Reset() {
+	*x = StalledUp{}
+	mi := &file_moorage_log_v1_log_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StalledUp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StalledUp) ProtoMessage() {}
+
+func (x *StalledUp) ProtoReflect() protoreflect.Message {
+	mi := &file_moorage_log_v1_log_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StalledUp.ProtoReflect.Descriptor instead.
+func (*StalledUp) Descriptor() ([]byte, []int) {
+	return file_moorage_log_v1_log_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *StalledUp) GetController() string {
+	if x != nil {
+		return x.Controller
+	}
+	return ""
+}
+
+func (x *StalledUp) GetPartitions() []int32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
 // SessionPresence is the controller side's record of one session in its
 // sessions topic, key: the session id in hex. A tombstone removes it.
 type SessionPresence struct {
@@ -406,7 +471,7 @@ type SessionPresence struct {
 
 func (x *SessionPresence) Reset() {
 	*x = SessionPresence{}
-	mi := &file_moorage_log_v1_log_proto_msgTypes[2]
+	mi := &file_moorage_log_v1_log_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -418,7 +483,7 @@ func (x *SessionPresence) String() string {
 func (*SessionPresence) ProtoMessage() {}
 
 func (x *SessionPresence) ProtoReflect() protoreflect.Message {
-	mi := &file_moorage_log_v1_log_proto_msgTypes[2]
+	mi := &file_moorage_log_v1_log_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -431,7 +496,7 @@ func (x *SessionPresence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionPresence.ProtoReflect.Descriptor instead.
 func (*SessionPresence) Descriptor() ([]byte, []int) {
-	return file_moorage_log_v1_log_proto_rawDescGZIP(), []int{2}
+	return file_moorage_log_v1_log_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SessionPresence) GetSessionId() []byte {
@@ -595,7 +660,7 @@ const file_moorage_log_v1_log_proto_rawDesc = "" +
 	" \x03(\tR\bservices\x12\x18\n" +
 	"\aprocess\x18\v \x01(\tR\aprocess\x12\x18\n" +
 	"\aleaving\x18\f \x01(\bR\aleaving\x122\n" +
-	"\ajenkins\x18\r \x01(\v2\x18.moorage.link.v1.JenkinsR\ajenkins\"\xf4\x01\n" +
+	"\ajenkins\x18\r \x01(\v2\x18.moorage.link.v1.JenkinsR\ajenkins\"\xa9\x02\n" +
 	"\x10GatewayHeartbeat\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04boot\x18\x02 \x01(\x04R\x04boot\x12\x12\n" +
@@ -607,7 +672,16 @@ const file_moorage_log_v1_log_proto_rawDesc = "" +
 	"\aversion\x18\b \x01(\tR\aversion\x12\x1e\n" +
 	"\n" +
 	"controller\x18\t \x01(\bR\n" +
-	"controller\"\x8b\x06\n" +
+	"controller\x123\n" +
+	"\astalled\x18\n" +
+	" \x03(\v2\x19.moorage.log.v1.StalledUpR\astalled\"K\n" +
+	"\tStalledUp\x12\x1e\n" +
+	"\n" +
+	"controller\x18\x01 \x01(\tR\n" +
+	"controller\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\x05R\n" +
+	"partitions\"\x8b\x06\n" +
 	"\x0fSessionPresence\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\fR\tsessionId\x12\x14\n" +
@@ -654,31 +728,33 @@ func file_moorage_log_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_moorage_log_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_moorage_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_moorage_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_moorage_log_v1_log_proto_goTypes = []any{
 	(SessionState)(0),           // 0: moorage.log.v1.SessionState
 	(*ControllerHeartbeat)(nil), // 1: moorage.log.v1.ControllerHeartbeat
 	(*GatewayHeartbeat)(nil),    // 2: moorage.log.v1.GatewayHeartbeat
-	(*SessionPresence)(nil),     // 3: moorage.log.v1.SessionPresence
-	nil,                         // 4: moorage.log.v1.SessionPresence.LabelsEntry
-	(*v1.Incarnation)(nil),      // 5: moorage.link.v1.Incarnation
-	(*v1.Jenkins)(nil),          // 6: moorage.link.v1.Jenkins
-	(v1.Reason)(0),              // 7: moorage.link.v1.Reason
-	(v1.ServiceKind)(0),         // 8: moorage.link.v1.ServiceKind
+	(*StalledUp)(nil),           // 3: moorage.log.v1.StalledUp
+	(*SessionPresence)(nil),     // 4: moorage.log.v1.SessionPresence
+	nil,                         // 5: moorage.log.v1.SessionPresence.LabelsEntry
+	(*v1.Incarnation)(nil),      // 6: moorage.link.v1.Incarnation
+	(*v1.Jenkins)(nil),          // 7: moorage.link.v1.Jenkins
+	(v1.Reason)(0),              // 8: moorage.link.v1.Reason
+	(v1.ServiceKind)(0),         // 9: moorage.link.v1.ServiceKind
 }
 var file_moorage_log_v1_log_proto_depIdxs = []int32{
-	5, // 0: moorage.log.v1.ControllerHeartbeat.incarnation:type_name -> moorage.link.v1.Incarnation
-	6, // 1: moorage.log.v1.ControllerHeartbeat.jenkins:type_name -> moorage.link.v1.Jenkins
-	0, // 2: moorage.log.v1.SessionPresence.state:type_name -> moorage.log.v1.SessionState
-	4, // 3: moorage.log.v1.SessionPresence.labels:type_name -> moorage.log.v1.SessionPresence.LabelsEntry
-	7, // 4: moorage.log.v1.SessionPresence.reason:type_name -> moorage.link.v1.Reason
-	8, // 5: moorage.log.v1.SessionPresence.kind:type_name -> moorage.link.v1.ServiceKind
-	5, // 6: moorage.log.v1.SessionPresence.incarnation:type_name -> moorage.link.v1.Incarnation
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	6, // 0: moorage.log.v1.ControllerHeartbeat.incarnation:type_name -> moorage.link.v1.Incarnation
+	7, // 1: moorage.log.v1.ControllerHeartbeat.jenkins:type_name -> moorage.link.v1.Jenkins
+	3, // 2: moorage.log.v1.GatewayHeartbeat.stalled:type_name -> moorage.log.v1.StalledUp
+	0, // 3: moorage.log.v1.SessionPresence.state:type_name -> moorage.log.v1.SessionState
+	5, // 4: moorage.log.v1.SessionPresence.labels:type_name -> moorage.log.v1.SessionPresence.LabelsEntry
+	8, // 5: moorage.log.v1.SessionPresence.reason:type_name -> moorage.link.v1.Reason
+	9, // 6: moorage.log.v1.SessionPresence.kind:type_name -> moorage.link.v1.ServiceKind
+	6, // 7: moorage.log.v1.SessionPresence.incarnation:type_name -> moorage.link.v1.Incarnation
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_moorage_log_v1_log_proto_init() }
@@ -692,7 +768,7 @@ func file_moorage_log_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_moorage_log_v1_log_proto_rawDesc), len(file_moorage_log_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
