@@ -115,20 +115,18 @@ func (p *place) wait(ctx context.Context) error {
 	}
 	p.s.Waits(fmt.Sprintf("the old session of agent %s to end", p.key))
 	defer p.s.Waits("")
-	limit := time.NewTimer(holdBehind)
-	defer limit.Stop()
+	within, cancel := context.WithTimeout(ctx, holdBehind) // for all of them together
+	defer cancel()
 	for _, old := range p.before {
-		if err := p.pass(ctx, old, limit.C); err != nil {
-			return err
-		}
+		p.pass(within, old)
 	}
 	p.before = nil // a session that lasts keeps nobody
 	return context.Cause(ctx)
 }
 
 // pass returns when nothing of an older session stands in the way, when it is
-// known to be alive, or when limit fires.
-func (p *place) pass(ctx context.Context, old *place, limit <-chan time.Time) error {
+// known to be alive, or when ctx ends.
+func (p *place) pass(ctx context.Context, old *place) {
 	tick := time.NewTicker(lookAtOld)
 	defer tick.Stop()
 	began := time.Now()
@@ -146,16 +144,15 @@ func (p *place) pass(ctx context.Context, old *place, limit <-chan time.Time) er
 				old.s.Probe()
 			}
 		case !asked.IsZero() && alive(i, asked, up):
-			return nil
+			return
 		}
 		select {
 		case <-old.left:
-			return pause(ctx, settle-time.Since(old.leftAt))
+			pause(ctx, settle-time.Since(old.leftAt))
+			return
 		case <-tick.C:
-		case <-limit:
-			return nil
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return
 		}
 	}
 }
@@ -176,16 +173,14 @@ func (p *place) replaces(old controller.Info) bool {
 	return old.Identity == "" || old.Identity == p.s.Info().Identity
 }
 
-func pause(ctx context.Context, d time.Duration) error {
+func pause(ctx context.Context, d time.Duration) {
 	if d <= 0 {
-		return nil
+		return
 	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return nil
 	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }

@@ -138,8 +138,12 @@ func (s *testSession) Probe() {
 	}
 }
 
+func (s *testSession) LimitGrace(time.Duration) {}
+
 // heard notes a sign of life.
 func (s *testSession) heard() { s.changes(func(i *controller.Info) { i.Heard = time.Now() }) }
+
+var endedOK = session.Ending{Reason: linkv1.Reason_REASON_OK}
 
 // silent is a connection that nothing comes from.
 type silent struct{}
