@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"slices"
 	"time"
@@ -193,13 +194,21 @@ func (r *room) serve(ctx context.Context, l *line, remote *linkv1.Remoting, sni 
 		return
 	}
 	log := r.log.With("controller", controller, "agent", remote.Agent, "protocol", remote.Protocol, "remote", remote.Address)
+	// Elsewhere, for this goroutine's stack has grown, and the agent stays long.
+	r.empty.Add(1)
+	go r.carry(l, s, log)
+}
+
+// carry carries an agent's bytes until either end is over.
+func (r *room) carry(l *line, s Session, log *slog.Logger) {
+	defer r.empty.Done()
 	log.Info("agent connected")
 	began := time.Now()
 	w := tunnel.Whole{
 		Forth: func(n int) { r.m.upBytes.Add(float64(n)) },
 		Back:  func(n int) { r.m.downBytes.Add(float64(n)) },
 	}
-	err = w.Join(l.side(), s)
+	err := w.Join(l.side(), s)
 	_ = l.Close() // joined sides are closed
 	log.Info("agent gone", "after", time.Since(began).Round(time.Millisecond), "why", why(s, err))
 }
