@@ -16,8 +16,9 @@ import (
 // repeated, overtaken or changed.
 var ErrCorrupt = errors.New("standin: corrupt")
 
-// commandLimit is the largest command that is taken. Java takes any.
-const commandLimit = 256 << 20
+// commandLimit is the largest command that is taken or asked for. Java takes
+// any.
+const commandLimit = 128 << 20
 
 // pingText is what an onlooker knows a ping by.
 const pingText = "hudson.remoting.PingThread$Ping"
@@ -67,7 +68,7 @@ func parseCommand(b []byte) (c command, err error) {
 	if err == nil {
 		err = binary.Read(r, binary.BigEndian, &c.size)
 	}
-	if err != nil || r.Len() != int(c.size) {
+	if err != nil || r.Len() != int(c.size) || fixed.Want > commandLimit {
 		return c, fmt.Errorf("%w: a %s that breaks off", ErrCorrupt, c.class)
 	}
 	c.serial, c.id, c.want, c.text = fixed.Serial, fixed.ID, fixed.Want, string(text)
