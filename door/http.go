@@ -1,6 +1,7 @@
 package door
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -281,6 +282,8 @@ func (w *web) address(pr *httputil.ProxyRequest) {
 	pr.Out.Host = pr.In.Host
 	pr.Out.Header.Del("Accept-Encoding") // what may be rewritten comes in clear
 	pr.Out.Header.Del("Range")
+	pr.Out.Header.Del("Upgrade") // nothing but requests and answers
+	pr.Out.Header.Del("Connection")
 }
 
 func rootPath(j *linkv1.Jenkins) string {
@@ -342,7 +345,8 @@ func (nowhere) String() string  { return "session" }
 
 // A patient transport waits for a controller that is away or has only begun to
 // start: a 503 at the first look ends an old agent's process. At the end of its
-// patience the controller's own answer is given.
+// patience the controller's own answer is given. A .jnlp file counts as
+// answered when it is there whole.
 type patient struct {
 	http.RoundTripper
 	hold time.Duration
@@ -352,22 +356,46 @@ func (p patient) RoundTrip(r *http.Request) (*http.Response, error) {
 	patience := time.Now().Add(p.hold)
 	for {
 		resp, err := p.RoundTripper.RoundTrip(r)
-		switch {
-		case time.Now().Add(retryTime).After(patience), r.Context().Err() != nil:
+		if err == nil && !starting(resp) {
+			if err = whole(resp); err == nil {
+				return resp, nil
+			}
+			resp = nil // closed
+		}
+		if !again(r.Context(), err) || time.Now().Add(retryTime).After(patience) {
 			return resp, err
-		case errors.Is(err, ErrUnknownController), err != nil && refused(err):
-			return nil, err
-		case err == nil && resp.StatusCode != http.StatusBadGateway && resp.StatusCode != http.StatusServiceUnavailable && resp.StatusCode != http.StatusGatewayTimeout:
-			return resp, nil
-		case err == nil:
+		}
+		if resp != nil {
 			_ = resp.Body.Close() // of no use
 		}
-		select {
-		case <-r.Context().Done():
-			return nil, context.Cause(r.Context())
-		case <-time.After(retryTime):
-		}
+		sleep(r.Context(), retryTime)
 	}
+}
+
+// starting reports whether a controller, or what stands in front of it, only
+// says that it is not there yet.
+func starting(resp *http.Response) bool {
+	switch resp.StatusCode {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+// again reports whether it is of any use to ask again.
+func again(ctx context.Context, err error) bool {
+	return ctx.Err() == nil && !errors.Is(err, ErrUnknownController) && !errors.Is(err, errHeld) && (err == nil || !refused(err))
+}
+
+// whole reads the body of a .jnlp file: all of it, or one byte more than may be.
+func whole(resp *http.Response) error {
+	if !strings.HasSuffix(resp.Request.URL.Path, ".jnlp") {
+		return nil
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, largestJNLP+1))
+	_ = resp.Body.Close() // read to its end, or useless
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return err
 }
 
 type copyBuffers struct{ pool sync.Pool }

@@ -335,6 +335,9 @@ func (n *near) Accepted(ctx context.Context) error {
 	case <-n.accepted:
 		return nil
 	case <-n.done:
+		if n.Answer() != nil { // it was accepted before it ended
+			return nil
+		}
 		return n.Err()
 	case <-ctx.Done():
 		return ctx.Err()

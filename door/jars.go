@@ -18,13 +18,14 @@ import (
 // four MiB. A larger one is passed on to each who asks, and never kept.
 const largestJar = 16 << 20
 
-// pulls is how many jars are pulled at once; others wait.
+// pulls is how many bodies are read at once from one controller; others wait.
 const pulls = 2
 
 // jars keeps what the controllers serve below jnlpJars/, so that a fleet that
 // starts at once does not pull one jar for each agent through Kafka.
 //
-// Beyond what is kept it holds at most pulls jars of largestJar bytes.
+// Beyond what is kept it holds, for each controller, at most pulls jars of
+// largestJar bytes.
 type jars struct {
 	limit int64 // bytes of bodies kept, the least used go first; negative: none, but who asks at once still shares one
 
@@ -33,7 +34,7 @@ type jars struct {
 	use      list.List // of *jar, the last used in front
 	size     int64
 	underway map[jarKey]*pull
-	turns    chan struct{}
+	turns    map[string]chan struct{} // one for each controller
 }
 
 // A jarKey names one file of one run of a controller.
@@ -97,7 +98,7 @@ func (j *jars) get(ctx context.Context, key jarKey, fetch func(context.Context) 
 func (j *jars) beginLocked(key jarKey, fetch func(context.Context) (*jar, error)) *pull {
 	if j.kept == nil {
 		j.kept, j.underway = make(map[jarKey]*list.Element), make(map[jarKey]*pull)
-		j.turns = make(chan struct{}, pulls)
+		j.turns = make(map[string]chan struct{})
 	}
 	ctx, cancel := context.WithCancel(context.Background()) // no single request's: the last that leaves ends it
 	p := &pull{cancel: cancel, done: make(chan struct{})}
@@ -105,13 +106,7 @@ func (j *jars) beginLocked(key jarKey, fetch func(context.Context) (*jar, error)
 	go func() {
 		defer close(p.done)
 		defer cancel()
-		select {
-		case j.turns <- struct{}{}:
-			p.jar, p.err = fetch(ctx)
-			<-j.turns
-		case <-ctx.Done():
-			p.err = context.Cause(ctx)
-		}
+		p.jar, p.err = fetch(ctx)
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		if j.underway[key] == p {
@@ -122,6 +117,23 @@ func (j *jars) beginLocked(key jarKey, fetch func(context.Context) (*jar, error)
 		}
 	}()
 	return p
+}
+
+// turn waits until a jar may be taken into memory.
+func (j *jars) turn(ctx context.Context, controller string) (done func(), err error) {
+	j.mu.Lock()
+	turns := j.turns[controller]
+	if turns == nil {
+		turns = make(chan struct{}, pulls)
+		j.turns[controller] = turns
+	}
+	j.mu.Unlock()
+	select {
+	case turns <- struct{}{}:
+		return func() { <-turns }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // keepLocked keeps a jar if it may be kept, and lets go of others for it:
@@ -176,11 +188,21 @@ func (w *web) jar(rw http.ResponseWriter, r *http.Request, p page, jenkins *link
 	}
 }
 
-// pull fetches a jar from its controller. What went wrong there is told to all
-// who wait, and not kept.
+// pull fetches a jar from its controller, and begins again when it was cut
+// short. What went wrong in the end is told to all who wait, and not kept.
 func (w *web) pull(ctx context.Context, key jarKey, host string) (*jar, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, w.door.cfg.Hold, errHeld)
 	defer cancel()
+	for {
+		one, err := w.pullOnce(ctx, key, host)
+		if err == nil || !again(ctx, err) {
+			return one, err
+		}
+		sleep(ctx, retryTime)
+	}
+}
+
+func (w *web) pullOnce(ctx context.Context, key jarKey, host string) (*jar, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+key.controller+key.path, nil)
 	if err != nil {
 		return nil, fmt.Errorf("door: %w", err)
@@ -203,6 +225,11 @@ func (w *web) pull(ctx context.Context, key jarKey, host string) (*jar, error) {
 		one.large = true
 		return one, nil
 	}
+	done, err := w.jars.turn(ctx, key.controller)
+	if err != nil {
+		return nil, fmt.Errorf("door: %s: %w", key.path, err)
+	}
+	defer done()
 	var body bytes.Buffer
 	if resp.ContentLength > 0 {
 		body.Grow(int(resp.ContentLength) + bytes.MinRead)

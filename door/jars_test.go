@@ -82,7 +82,7 @@ func (s *stage) waiting() int {
 	return n
 }
 
-func waitFor(t *testing.T, what string, ok func() bool) {
+func waitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.After(30 * time.Second)
 	tick := time.NewTicker(time.Millisecond)
@@ -207,6 +207,50 @@ func TestPullEndsWithTheLastWhoWaits(t *testing.T) {
 	if err == nil || len(j.underway) != 0 {
 		t.Fatalf("%v, %d under way; want an error and none", err, len(j.underway))
 	}
+}
+
+func TestJarCutShortIsPulledAgain(t *testing.T) {
+	s := newStage(t, Config{Default: "main"})
+	s.known("main", &linkv1.Jenkins{Path: "/", AgentPort: 1, Epoch: "e"})
+	s.jenkins = func(rw http.ResponseWriter, r *http.Request) {
+		want := jarFile(r.URL.Path, 100_000)
+		rw.Header().Set("Content-Length", strconv.Itoa(len(want)))
+		if s.asked.Load() == 1 {
+			_, _ = rw.Write(want[:50_000])
+			panic(http.ErrAbortHandler)
+		}
+		_, _ = rw.Write(want) // the test sees it
+	}
+	resp, body := s.fetch("/jnlpJars/agent.jar")
+	if resp.StatusCode != http.StatusOK || body != string(jarFile("/jnlpJars/agent.jar", 100_000)) {
+		t.Fatalf("%s with %d bytes", resp.Status, len(body))
+	}
+}
+
+func TestControllerThatIsAwayHoldsOnlyItsOwnJars(t *testing.T) {
+	s := newStage(t, Config{Controllers: []string{"away", "here"}})
+	for _, controller := range []string{"away", "here"} {
+		s.known(controller, &linkv1.Jenkins{Path: "/" + controller + "/", AgentPort: 1, Epoch: "e"})
+	}
+	back := make(chan struct{})
+	s.jenkins = func(rw http.ResponseWriter, r *http.Request) {
+		rw.WriteHeader(http.StatusOK)
+		if strings.HasPrefix(r.URL.Path, "/away/") {
+			_ = http.NewResponseController(rw).Flush() // the head is there, and then nothing
+			<-back
+		}
+		_, _ = io.WriteString(rw, "jar")
+	}
+	var wg sync.WaitGroup
+	for i := range 3 * pulls {
+		wg.Go(func() { s.get(fmt.Sprintf("/away/jnlpJars/%d.jar", i)) })
+	}
+	waitFor(t, "them to wait", func() bool { return s.waiting() == 3*pulls })
+	if _, body := s.fetch("/here/jnlpJars/agent.jar"); body != "jar" {
+		t.Errorf("%q", body)
+	}
+	close(back)
+	wg.Wait()
 }
 
 func TestJarCutShortIsNoJar(t *testing.T) {

@@ -37,11 +37,10 @@ func (w *web) rewriteJNLP(resp *http.Response) error {
 		resp.Header.Del("Content-Length") // of another text than the agent will get
 		return nil
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, largestJNLP+1))
+	body, err := io.ReadAll(resp.Body) // which the transport has bounded
 	if err != nil {
 		return fmt.Errorf("door: %s: %w", p.path, err)
 	}
-	_ = resp.Body.Close() // read to its end, or useless
 	if len(body) > largestJNLP {
 		return fmt.Errorf("door: %s: more than %d bytes", p.path, largestJNLP)
 	}

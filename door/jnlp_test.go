@@ -146,16 +146,19 @@ func TestEncryptedJNLPFile(t *testing.T) {
 func TestJNLPFileIsHeldWhileTheControllerStarts(t *testing.T) {
 	s := newStage(t, Config{Default: "main"})
 	s.known("main", &linkv1.Jenkins{Path: "/", AgentPort: 1})
-	asked := 0
 	s.jenkins = func(rw http.ResponseWriter, _ *http.Request) {
-		if asked++; asked == 1 {
+		switch s.asked.Load() {
+		case 1:
 			http.Error(rw, "Please wait while Jenkins is getting ready to work", http.StatusServiceUnavailable)
-			return
+		case 2:
+			_, _ = rw.Write([]byte("<jnlp")) // it stops in the middle
+			panic(http.ErrAbortHandler)
+		default:
+			_, _ = rw.Write([]byte("<jnlp/>")) // the test sees it
 		}
-		_, _ = rw.Write([]byte("<jnlp/>")) // the test sees it
 	}
 	resp, body := s.fetch("/computer/a/slave-agent.jnlp")
-	if resp.StatusCode != http.StatusOK || body != "<jnlp/>" || asked != 2 {
-		t.Fatalf("%s %q after %d questions; want the file after 2", resp.Status, body, asked)
+	if n := s.asked.Load(); resp.StatusCode != http.StatusOK || body != "<jnlp/>" || n != 3 {
+		t.Fatalf("%s %q after %d questions; want the file after 3", resp.Status, body, n)
 	}
 }
