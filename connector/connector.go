@@ -154,6 +154,7 @@ type peer interface {
 	Err() error
 	Waits(string)
 	Probe()
+	LimitGrace(time.Duration)
 }
 
 // side is the controller's session as a peer.
@@ -166,6 +167,11 @@ func (s side) Abort(why error) {
 	}
 	tunnel.Session{Conn: s.Conn}.Abort(why)
 }
+
+// pingsBear is the longest outage that Remoting's own pings may survive: they
+// come every 300 s and wait for 240 s. What is detached longer is lost, whatever
+// the controller's grace is.
+const pingsBear = 540 * time.Second
 
 // errStopping ends what is open when Run ends.
 var errStopping = errors.New("the connector is stopping")
@@ -196,6 +202,9 @@ func (c *connector) handle(ctx context.Context, s peer) {
 		local.abort(errStopping)
 	})
 	defer stop()
+	if i.Kind != linkv1.ServiceKind_SERVICE_KIND_TCP {
+		s.LimitGrace(pingsBear)
+	}
 	s.AcceptWith(local.answer)
 	log.Info("connector: session open", "address", local.address)
 	err = local.join(s)

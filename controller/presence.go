@@ -241,7 +241,7 @@ func (s *Session) presence() (id envelope.SessionID, value []byte, ended bool) {
 	}
 	m.Waits = s.waits
 	if !s.seen.attached && m.Waits == "" {
-		m.Waits = "its agent to come back, " + s.c.cfg.Grace.String() + " at most"
+		m.Waits = "its agent to come back, " + s.grace.String() + " at most"
 	}
 	if s.buried {
 		why, _ := s.role.Ended()

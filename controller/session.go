@@ -31,6 +31,7 @@ type Session struct {
 	seen   attachment
 	heard  time.Time // when a record of the agent side's own was last read, by the machine's clock
 	waits  string    // what the application says that it waits for
+	grace  time.Duration
 	buried bool      // the role is Over and lives on in the Registry only
 	told   uint64    // bytes, both ways, that its presence said when it was last written
 	armed  time.Time // when the timer was asked for last; zero: not in wakes
@@ -55,7 +56,7 @@ type attachment struct {
 
 func newSession(p *partition, role *session.Controller) *Session {
 	now := time.Now()
-	s := &Session{id: role.ID(), c: p.c, p: p, role: role, opened: now, heard: now}
+	s := &Session{id: role.ID(), c: p.c, p: p, role: role, opened: now, heard: now, grace: p.c.cfg.Grace}
 	remote := role.Verified().GetRemoteAddress()
 	if remote == "" {
 		remote = role.Open().GetAgent()
@@ -120,6 +121,15 @@ func (s *Session) Waits(text string) {
 	s.c.presence.mark(s)
 }
 
+// LimitGrace makes the session's grace no longer than most, from the next
+// time on that it is detached.
+func (s *Session) LimitGrace(most time.Duration) {
+	s.Lock()
+	defer s.Unlock()
+	s.grace = min(s.grace, most)
+	s.role.LimitGrace(most)
+}
+
 // Info is what is known of a session.
 type Info struct {
 	ID      envelope.SessionID
@@ -141,9 +151,9 @@ type Info struct {
 	Resumable bool      // false: it ends with its stream (tier 0)
 	Heard     time.Time // a record of the agent side's own was last read; a gateway's leases don't count
 	Up, Down  uint64    // payload bytes that reached the applications so far
-	State    session.ControllerState
-	Opened   time.Time
-	Since    time.Time // detached or ended since; zero: neither
+	State     session.ControllerState
+	Opened    time.Time
+	Since     time.Time // detached or ended since; zero: neither
 }
 
 // Info returns what is known of the session now.

@@ -141,6 +141,10 @@ func (c *Controller) Reject(ending Ending) {
 // An agent side that is known to be away is not asked.
 func (c *Controller) Probe() { c.probeDue = c.state < Closing && c.attached }
 
+// LimitGrace makes the grace no longer than most, from the next time on that
+// the session is detached: some applications cannot bear what others can.
+func (c *Controller) LimitGrace(most time.Duration) { c.grace = min(c.grace, most) }
+
 // CloseSession ends the session: CLOSE follows what was written.
 func (c *Controller) CloseSession(ending Ending) {
 	switch c.state {
