@@ -29,6 +29,7 @@ const (
 	largestRefusal = 64 << 10  // of a controller's refusal that is passed on; the rest is cut off
 	largestName    = 1 << 10   // of an agent, as in JNLP4-connect-proxy
 	mostHeaders    = 32        // that go with a request to the controller
+	headersMost    = 8 << 10   // bytes of them, as in JNLP4-connect
 )
 
 var upgrader = websocket.Upgrader{
@@ -98,16 +99,18 @@ func agentHeaders(r *http.Request) ([]*linkv1.Header, error) {
 		return nil, fmt.Errorf("%w: a name of more than %d bytes", errNotAnAgent, largestName)
 	}
 	var headers []*linkv1.Header
+	size := 0
 	for name, values := range h {
 		if !forController(name) {
 			continue
 		}
 		for _, v := range values {
 			headers = append(headers, &linkv1.Header{Name: name, Value: []byte(v)})
+			size += len(name) + len(v)
 		}
 	}
-	if len(headers) > mostHeaders {
-		return nil, fmt.Errorf("%w: more than %d headers", errNotAnAgent, mostHeaders)
+	if len(headers) > mostHeaders || size > headersMost {
+		return nil, fmt.Errorf("%w: more than %d headers or %d bytes of them", errNotAnAgent, mostHeaders, headersMost)
 	}
 	return headers, nil
 }
@@ -335,19 +338,19 @@ func (p *pump) ended(why string) bool {
 	return true
 }
 
-// agentEnded passes the end of the WebSocket on. With a close frame it is an
-// orderly end, without one it is a broken connection.
+// agentEnded passes the end of the WebSocket on. A close frame and a FIN, which
+// gorilla calls 1006, are ends in good order, as a FIN is on a raw connection.
 func (p *pump) agentEnded(err error) {
 	if !p.ended("agent: " + err.Error()) {
 		return
 	}
-	closed, ok := errors.AsType[*websocket.CloseError](err)
+	_, closed := errors.AsType[*websocket.CloseError](err)
 	switch {
 	case errors.Is(err, errText):
 		p.sayGoodbye(websocket.CloseNormalClosure, "")
 		_ = p.s.Close() // nothing is lost that was not already
-	case ok && closed.Code != websocket.CloseAbnormalClosure:
-		_ = p.s.Close()
+	case closed:
+		_ = p.s.Close() // the same
 	default:
 		p.s.Abort(err)
 	}

@@ -169,7 +169,12 @@ func TestWhatIsNoAgentOpensNoSession(t *testing.T) {
 			t.Errorf("without %s: %v, want 400", name, err)
 		}
 	}
-	header := agentRequest(strings.Repeat("n", 2000))
+	header := agentRequest("agent1")
+	header.Set("X-Own", strings.Repeat("x", 9000))
+	if _, resp, err := s.dial("/wsagents/", header); err == nil || resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("9000 bytes of headers: %v, want 400", err)
+	}
+	header = agentRequest(strings.Repeat("n", 2000))
 	if _, resp, err := s.dial("/wsagents/", header); err == nil || resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("a name of 2000 bytes: %v, want 400", err)
 	}
@@ -253,7 +258,7 @@ func TestEndsOfAnAgentsSocket(t *testing.T) {
 		end  func(*websocket.Conn)
 		want linkv1.Reason
 	}{
-		{"FIN without a close frame, as of a process that was killed", func(c *websocket.Conn) { _ = c.NetConn().Close() }, linkv1.Reason_REASON_PEER_RESET},
+		{"FIN without a close frame, as of a process that was killed", func(c *websocket.Conn) { _ = c.NetConn().Close() }, linkv1.Reason_REASON_OK},
 		{"reset", func(c *websocket.Conn) {
 			_ = c.NetConn().(*net.TCPConn).SetLinger(0)
 			_ = c.NetConn().Close()
