@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"slices"
 	"time"
@@ -169,7 +168,7 @@ func (r *room) login(ctx context.Context, l *line, protocol, sort string, greete
 	r.serve(ctx, l, &linkv1.Remoting{Protocol: protocol, Agent: node}, "")
 }
 
-// serve gives an agent its session and carries its bytes until either ends.
+// serve gives an agent its session.
 func (r *room) serve(ctx context.Context, l *line, remote *linkv1.Remoting, sni string) {
 	_ = l.SetDeadline(time.Time{}) // a closed line is seen at once
 	remote.Address = l.RemoteAddr().String()
@@ -193,24 +192,38 @@ func (r *room) serve(ctx context.Context, l *line, remote *linkv1.Remoting, sni 
 		}
 		return
 	}
-	log := r.log.With("controller", controller, "agent", remote.Agent, "protocol", remote.Protocol, "remote", remote.Address)
-	// Elsewhere, for this goroutine's stack has grown, and the agent stays long.
-	r.empty.Add(1)
-	go r.carry(l, s, log)
+	// The stack has grown with finding all this out. From here on the agent is
+	// idle most of the time, and its goroutines are small.
+	join := &joining{line: l, session: s, controller: controller, agent: remote.Agent, protocol: remote.Protocol}
+	r.busy.Go(func() { join.run(r.Door) })
 }
 
-// carry carries an agent's bytes until either end is over.
-func (r *room) carry(l *line, s Session, log *slog.Logger) {
-	defer r.empty.Done()
-	log.Info("agent connected")
+// A joining is an agent's connection that has its session.
+type joining struct {
+	line                        *line
+	session                     Session
+	controller, agent, protocol string
+}
+
+// run carries bytes until either end says that it is over.
+func (j *joining) run(d *Door) {
 	began := time.Now()
-	w := tunnel.Whole{
-		Forth: func(n int) { r.m.upBytes.Add(float64(n)) },
-		Back:  func(n int) { r.m.downBytes.Add(float64(n)) },
+	j.log(d, "agent connected")
+	err := j.whole(d).Join(j.line.side(), j.session)
+	_ = j.line.Close() // joined sides are closed
+	j.log(d, "agent gone", "after", time.Since(began).Round(time.Millisecond), "why", why(j.session, err))
+}
+
+func (j *joining) whole(d *Door) tunnel.Whole {
+	return tunnel.Whole{
+		Forth: func(n int) { d.m.upBytes.Add(float64(n)) },
+		Back:  func(n int) { d.m.downBytes.Add(float64(n)) },
 	}
-	err := w.Join(l.side(), s)
-	_ = l.Close() // joined sides are closed
-	log.Info("agent gone", "after", time.Since(began).Round(time.Millisecond), "why", why(s, err))
+}
+
+func (j *joining) log(d *Door, msg string, more ...any) {
+	attrs := []any{"controller", j.controller, "agent", j.agent, "protocol", j.protocol, "remote", j.line.RemoteAddr().String()}
+	d.log.Info(msg, append(attrs, more...)...)
 }
 
 // errNotListed reports a protocol that the controller does not speak.

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 // A rig is a door, and the test plays everybody around it: agents, and the
 // controllers behind it. It is the door's Backend.
 type rig struct {
-	t    *testing.T
+	t    testing.TB
 	d    *Door
 	addr string    // where the door listens; "" with pipes
 	in   *handover // takes pipes; nil with sockets
@@ -41,7 +41,7 @@ type rig struct {
 }
 
 // newRig opens a door on a socket.
-func newRig(t *testing.T, cfg Config) *rig {
+func newRig(t testing.TB, cfg Config) *rig {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
@@ -51,7 +51,7 @@ func newRig(t *testing.T, cfg Config) *rig {
 }
 
 // newPipeRig opens a door for pipes, as a bubble needs them.
-func newPipeRig(t *testing.T, cfg Config) *rig {
+func newPipeRig(t testing.TB, cfg Config) *rig {
 	t.Helper()
 	in := newHandover()
 	r := startRig(t, cfg, in)
@@ -59,7 +59,7 @@ func newPipeRig(t *testing.T, cfg Config) *rig {
 	return r
 }
 
-func startRig(t *testing.T, cfg Config, l net.Listener) *rig {
+func startRig(t testing.TB, cfg Config, l net.Listener) *rig {
 	r := &rig{t: t, sessions: make(chan *call, 1000)}
 	r.jenkins = &linkv1.Jenkins{Path: "/", AgentPort: 50000, Protocols: []string{remoting.JNLP4, remoting.Ping}}
 	cfg.Backend = r
@@ -219,7 +219,7 @@ func counted(r *rig, reason string) float64 { return value(r.d.m.refused.WithLab
 
 // A call is a session as the door has it, with its far end.
 type call struct {
-	t *testing.T
+	t testing.TB
 	Request
 	tunnel.Conn
 	far net.Conn // the controller's end
@@ -287,7 +287,7 @@ func (c *call) say(text string) {
 
 // An agent is the far end of a connection to the door.
 type agent struct {
-	t *testing.T
+	t testing.TB
 	net.Conn
 }
 
@@ -333,7 +333,7 @@ func (a *agent) wantSilence(why string, d time.Duration) {
 	_ = a.SetReadDeadline(time.Time{})
 }
 
-func wantText(t *testing.T, c net.Conn, why, text string) {
+func wantText(t testing.TB, c net.Conn, why, text string) {
 	t.Helper()
 	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second)) // shows as a wrong text
 	got := make([]byte, len(text))
@@ -349,7 +349,7 @@ type pipeEnd struct{ net.Conn }
 func (p pipeEnd) CloseWrite() error { return p.Close() }
 func (p pipeEnd) Abort(error)       { _ = p.Close() } // never fails
 
-func tcpPair(t *testing.T) (dialled, accepted *net.TCPConn) {
+func tcpPair(t testing.TB) (dialled, accepted *net.TCPConn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
@@ -365,7 +365,7 @@ func tcpPair(t *testing.T) (dialled, accepted *net.TCPConn) {
 	return d.(*net.TCPConn), a.(*net.TCPConn)
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

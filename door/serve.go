@@ -76,7 +76,7 @@ func (d *Door) Serve(ctx context.Context, l net.Listener) error {
 	wg.Go(func() {
 		_ = srv.Serve(r.web) // ends when web is closed, and not before
 	})
-	err := r.accept(ctx, l, &wg)
+	err := r.accept(ctx, l)
 	cancel(net.ErrClosed)
 	_ = l.Close()
 	_ = r.web.Close()
@@ -85,6 +85,7 @@ func (d *Door) Serve(ctx context.Context, l net.Listener) error {
 	r.closeAll()
 	r.empty.Wait() // first: what a line still needs is added to wg while it is open
 	wg.Wait()
+	r.busy.Wait()
 	if ctx.Err() != nil && errors.Is(err, net.ErrClosed) {
 		return nil
 	}
@@ -95,6 +96,7 @@ func (d *Door) Serve(ctx context.Context, l net.Listener) error {
 type room struct {
 	*Door
 	web   *handover
+	busy  sync.WaitGroup // counts the goroutines of its lines, HTTP's apart
 	empty sync.WaitGroup // counts its lines
 
 	mu    sync.Mutex // guards the following
@@ -104,13 +106,13 @@ type room struct {
 
 // accept takes connections until the listener ends. Each has a goroutine until
 // it is handed on.
-func (r *room) accept(ctx context.Context, l net.Listener, wg *sync.WaitGroup) error {
+func (r *room) accept(ctx context.Context, l net.Listener) error {
 	for pause := retryFirst; ; {
 		c, err := l.Accept()
 		if err == nil {
 			pause = retryFirst
 			if one := r.enter(c); one != nil {
-				wg.Go(func() { r.visit(ctx, one) })
+				r.busy.Go(func() { r.visit(ctx, one) })
 			}
 			continue
 		}
