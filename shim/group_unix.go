@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -91,7 +92,7 @@ func startGuard(private string) (*guard, error) {
 		return nil, errors.Join(err, held.Close(), ack.Close())
 	}
 	cmd := &exec.Cmd{
-		Path: program, Args: os.Args[:1], Env: append(os.Environ(), guardVar+"="+private),
+		Path: program, Args: []string{os.Args[0], "shim", "(guard of " + strconv.Itoa(os.Getpid()) + ")"}, Env: append(os.Environ(), guardVar+"="+private),
 		Stdin: end, Stdout: ack, SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
 	}
 	err = errors.Join(cmd.Start(), ack.Close())

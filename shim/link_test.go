@@ -249,8 +249,10 @@ func wantIdentity(t *testing.T, l *Link, want string, within time.Duration) {
 // it knows, and whether it is there.
 type fakeGateway struct {
 	linkv1.UnimplementedLinkServiceServer
-	log lockedBuffer
-	lis *bufconn.Listener
+	log     lockedBuffer
+	lis     *bufconn.Listener  // in a bubble
+	address string             // at a real socket
+	ends    chan *linkv1.Close // what ends the session that is attached; nil: nothing does
 
 	mu      sync.Mutex // guards the following
 	jenkins *linkv1.Jenkins
@@ -358,6 +360,13 @@ func (g *fakeGateway) wantLog(t *testing.T, why, want, not string) {
 	}
 }
 
+// end ends the session that is attached, as its controller side does.
+func (g *fakeGateway) end(reason linkv1.Reason, text string) {
+	g.ends <- &linkv1.Close{Reason: reason, Text: text, Incarnation: session.IncarnationMessage(incarnation)}
+}
+
+var incarnation = envelope.Incarnation{Topic: envelope.TopicID{1}, Offset: 7}
+
 func (g *fakeGateway) Describe(ctx context.Context, _ *linkv1.DescribeRequest) (*linkv1.DescribeResponse, error) {
 	g.mu.Lock()
 	wait := g.wait
@@ -383,21 +392,41 @@ func (g *fakeGateway) Attach(rpc grpc.BidiStreamingServer[linkv1.AttachRequest, 
 	hello := m.GetHello()
 	w := session.WelcomeMessage(&session.Welcome{
 		Start:       envelope.Position{Topic: envelope.TopicID{2}, Partition: 3, Offset: 100},
-		Incarnation: envelope.Incarnation{Topic: envelope.TopicID{1}, Offset: 7}, Ticket: []byte("ticket"),
+		Incarnation: incarnation, Ticket: []byte("ticket"),
 		UpWindow: 1 << 20, MaxFrame: 64 << 10, Grace: 4 * time.Minute, Heartbeat: 5 * time.Second, Persisted: hello.GetUpPersisted(),
 	})
 	if err := rpc.Send(&linkv1.AttachResponse{Message: &linkv1.AttachResponse_Welcome{Welcome: w}}); err != nil {
 		return err
 	}
-	for seq := hello.GetLastDownReceived(); ; {
-		m, err := rpc.Recv()
+	var sending sync.Mutex
+	send := func(m *linkv1.AttachResponse) error {
+		sending.Lock()
+		defer sending.Unlock()
+		return rpc.Send(m)
+	}
+	received := make(chan error, 1)
+	go func() { received <- echo(rpc.Recv, send, hello.GetLastDownReceived()) }()
+	select {
+	case err := <-received:
+		return err
+	case end := <-g.ends:
+		err := send(&linkv1.AttachResponse{Message: &linkv1.AttachResponse_Close{Close: end}})
+		<-received // the agent side leaves
+		return err
+	}
+}
+
+// echo answers what an agent side sends with the same.
+func echo(receive func() (*linkv1.AttachRequest, error), send func(*linkv1.AttachResponse) error, seq uint64) error {
+	for {
+		m, err := receive()
 		if err != nil {
 			return err
 		}
 		kind := m.GetFrame().GetKind()
 		switch {
 		case m.GetHeartbeat() != nil:
-			err = rpc.Send(&linkv1.AttachResponse{Message: &linkv1.AttachResponse_Heartbeat{Heartbeat: new(linkv1.Heartbeat)}})
+			err = send(&linkv1.AttachResponse{Message: &linkv1.AttachResponse_Heartbeat{Heartbeat: new(linkv1.Heartbeat)}})
 		case kind == linkv1.FrameKind_FRAME_KIND_OPEN, kind == linkv1.FrameKind_FRAME_KIND_DATA, kind == linkv1.FrameKind_FRAME_KIND_CLOSE:
 			seq++
 			answer := session.Frame{Seq: seq, Kind: envelope.Accept}
@@ -406,7 +435,7 @@ func (g *fakeGateway) Attach(rpc grpc.BidiStreamingServer[linkv1.AttachRequest, 
 			}
 			f := session.FrameMessage(answer)
 			f.Persisted, f.Delivered = m.GetFrame().GetSeq(), m.GetFrame().GetSeq()
-			err = rpc.Send(&linkv1.AttachResponse{Message: &linkv1.AttachResponse_Frame{Frame: f}})
+			err = send(&linkv1.AttachResponse{Message: &linkv1.AttachResponse_Frame{Frame: f}})
 		}
 		if err != nil {
 			return err

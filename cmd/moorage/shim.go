@@ -203,6 +203,9 @@ func (c *shimCmd) door(p *process, cfg *shim.Config) (shut func(), err error) {
 		return nil, err
 	}
 	cfg.Door = d
+	if at, ok := l.Addr().(*net.TCPAddr); ok && !at.IP.IsLoopback() {
+		p.log.Warn("shim: the door is open to other hosts; whoever reaches it comes as this agent", "address", l.Addr().String())
+	}
 	p.log.Info("shim: door open", "address", l.Addr().String(), "controller", string(c.Controller))
 	return opened.close, nil
 }
