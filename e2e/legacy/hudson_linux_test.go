@@ -179,9 +179,9 @@ func (c *hudson) online(node string) bool {
 }
 
 // waitOnline waits for a node's agent.
-func (c *hudson) waitOnline(node string, within time.Duration) {
-	c.t.Helper()
-	eventually(c.t, node+" is online at Hudson "+c.generation.name, within, func() bool { return c.online(node) })
+func (c *hudson) waitOnline(t *testing.T, node string, within time.Duration) {
+	t.Helper()
+	eventually(t, node+" is online at Hudson "+c.generation.name, within, func() bool { return c.online(node) })
 }
 
 // A build is one run of a node's job.
@@ -222,6 +222,9 @@ func (b *build) waitLine(t *testing.T, n int, within time.Duration) {
 	line := fmt.Appendf(nil, "\nline %d\n", n)
 	eventually(t, fmt.Sprintf("%s prints line %d", b.node, n), within, func() bool { return bytes.Contains(b.log(), line) })
 }
+
+// lines is how many of the job's lines are there.
+func (b *build) lines() int { return bytes.Count(b.log(), []byte("\nline ")) }
 
 // result waits for the end, and returns what the controller says of it.
 func (b *build) result(t *testing.T, within time.Duration) string {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 )
@@ -41,11 +42,11 @@ func (j job) script(t *testing.T) string {
 	t.Helper()
 	self, err := os.Executable()
 	must(t, err)
-	files := ""
+	var files strings.Builder
 	for _, size := range j.files {
-		files += fmt.Sprintf(" %d", size)
+		files.WriteString(fmt.Sprintf(" %d", size))
 	}
-	return html.EscapeString(fmt.Sprintf("#!/bin/sh\nexec '%s' %s -lines %d -every %v -seed %d%s\n", self, stepWord, j.lines, j.every, j.seed, files))
+	return html.EscapeString(fmt.Sprintf("#!/bin/sh\nexec '%s' %s -lines %d -every %v -seed %d%s\n", self, stepWord, j.lines, j.every, j.seed, files.String()))
 }
 
 // runStep is the step itself, in the agent's workspace.

@@ -119,10 +119,15 @@ func (h *host) dial(ctx context.Context, network, address string) (conn net.Conn
 	return conn, err
 }
 
-// client speaks HTTP from the host.
+// client speaks HTTP from the host. It follows no redirection: what Hudson
+// answers an order with leads to a page that takes seconds to make.
 func (h *host) client() *http.Client {
 	transport := &http.Transport{DialContext: h.dial, DisableKeepAlives: true}
-	return &http.Client{Transport: transport, Timeout: time.Minute}
+	return &http.Client{
+		Transport:     transport,
+		Timeout:       time.Minute,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
 // A cable connects a host to a lan.
@@ -146,14 +151,6 @@ func (h *host) plug(l *lan) *cable {
 	return c
 }
 
-// also gives the host another address on the cable.
-func (c *cable) also(l *lan, nic string) string {
-	c.t.Helper()
-	a := l.address()
-	c.host.ip("addr", "add", a+"/24", "dev", nic)
-	return a
-}
-
 // cut makes a black hole of the cable: the switch drops what comes and goes,
 // and neither end is told.
 func (c *cable) cut() {
@@ -167,30 +164,37 @@ func (c *cable) mend() {
 	ip(c.t, "link", "set", "dev", c.port, "type", "bridge_slave", "state", "3")
 }
 
-// reset resets every TCP connection between the host and a peer, at its far
-// end, and every newcomer too, for some time. The far end is a host that
-// accepts connections: it hears of it as of any broken connection, and this
-// one gets a RST.
-func (c *cable) reset(far *host, d time.Duration) {
+// resetNow resets the TCP connections that the host has with a peer, at the
+// peer, and returns how many. The peer, which accepted them, hears of a broken
+// connection, and the host gets a RST.
+func (c *cable) resetNow(far *host) int {
 	c.t.Helper()
 	argv := far.argv("ss", "--kill", "--tcp", "--no-header", "--numeric", "state", "connected", "dst", c.address)
+	return strings.Count(string(output(c.t, argv[0], argv[1:]...)), c.address)
+}
+
+// reset resets all connections between the host and a peer, and each new one,
+// for some time.
+func (c *cable) reset(far *host, d time.Duration) {
+	c.t.Helper()
 	limit := time.After(d)
-	tick := time.NewTicker(50 * time.Millisecond)
+	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	killed := 0
 	for {
-		killed += strings.Count(string(output(c.t, argv[0], argv[1:]...)), c.address)
+		killed += c.resetNow(far)
 		select {
 		case <-tick.C:
+			continue
 		case <-c.t.Context().Done():
 			c.t.Fatal("the test ended while a cable was reset")
 		case <-limit:
-			if killed == 0 {
-				c.t.Fatal("there was no connection to reset (or the kernel lacks INET_DIAG_DESTROY)")
-			}
-			c.t.Logf("%s: %d connections reset in %v", c.host.name, killed, d)
-			return
 		}
+		if killed == 0 {
+			c.t.Fatal("there was no connection to reset (or the kernel lacks INET_DIAG_DESTROY)")
+		}
+		c.t.Logf("%s: %d connections reset in %v", c.host.name, killed, d)
+		return
 	}
 }
 

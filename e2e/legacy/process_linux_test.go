@@ -142,7 +142,7 @@ func output(t *testing.T, program string, args ...string) []byte {
 func eventually(t *testing.T, what string, within time.Duration, done func() bool) {
 	t.Helper()
 	begin, limit := time.Now(), time.After(within)
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for !done() {
 		select {

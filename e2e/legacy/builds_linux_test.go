@@ -1,0 +1,266 @@
+package legacy_test
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	// startLimit bounds the start of a controller or of an agent: seconds on
+	// an idle machine, and many start side by side.
+	startLimit = 4 * time.Minute
+
+	// buildLimit bounds a build of forty seconds with its faults.
+	buildLimit = 8 * time.Minute
+)
+
+// faultSeed chooses when each fault comes of those that come all at once.
+var faultSeed = flag.Uint64("legacy.seed", uint64(time.Now().UnixNano()), "seed of the faults that come all at once")
+
+// Real controllers and their real agents build, calm and under faults. What
+// fails a direct build leaves no trace in one through a shim: the console to
+// the byte, the artifact, and the same agent process.
+func TestBuilds(t *testing.T) {
+	single, cluster := startKafka(t, 1), startKafka(t, 3)
+	for _, g := range generations {
+		t.Run(g.name, func(t *testing.T) { builds(t, g, single, cluster) })
+	}
+}
+
+// builds has two controllers of a generation: one for all cases but those that
+// cut the controller's own link to Kafka.
+func builds(t *testing.T, g generation, single, cluster *kafka) {
+	t.Parallel()
+	calm := newNodes(t, "direct", "direct-reset", "zero", "zero-reset", "one", "reset-5", "reset-60", "hole-5", "hole-60", "killed", "leader", "rolling")
+	torn := newNodes(t, "kafka-cut", "all-at-once")
+	torn[1].job.lines = 1800
+	home, other := newHost(t, "controller"), newHost(t, "torn")
+	office := newLAN(t) // of agents that can reach their controller
+	address := home.plug(office).address
+	home.plug(single.lan)
+	home.plug(cluster.lan)
+	tornSingle, tornCluster := other.plug(single.lan), other.plug(cluster.lan)
+	c, d := startHudson(t, g, home, calm...), startHudson(t, g, other, torn...)
+	root := fmt.Sprintf("http://%s:%d/", address, httpPort)
+	c.ready(startLimit)
+	shared := newSite(t, single, c)
+	d.ready(startLimit)
+
+	t.Run("direct", func(t *testing.T) {
+		t.Parallel()
+		startAgent(t, office, g, calm[0], root)
+		c.succeeds(t, calm[0])
+	})
+	t.Run("direct, a reset", func(t *testing.T) {
+		t.Parallel()
+		a := startAgent(t, office, g, calm[1], root)
+		c.fails(t, calm[1], func() { a.cable.reset(home, 0) })
+	})
+	t.Run("tier 0", func(t *testing.T) {
+		t.Parallel()
+		shared.straight(t, calm[2])
+		c.succeeds(t, calm[2])
+	})
+	t.Run("tier 0, a reset", func(t *testing.T) {
+		t.Parallel()
+		a := shared.straight(t, calm[3])
+		c.fails(t, calm[3], func() { a.cable.reset(shared.edge, 0) })
+	})
+	t.Run("tier 1", func(t *testing.T) {
+		t.Parallel()
+		shared.survives(t, calm[4], func(*testing.T, *agent) {})
+	})
+	for i, d := range []time.Duration{5 * time.Second, 60 * time.Second} {
+		t.Run(fmt.Sprintf("tier 1, resets for %v", d), func(t *testing.T) {
+			t.Parallel()
+			shared.survives(t, calm[5+i], func(_ *testing.T, a *agent) { a.cable.reset(shared.edge, d) })
+		})
+		t.Run(fmt.Sprintf("tier 1, a black hole for %v", d), func(t *testing.T) {
+			t.Parallel()
+			shared.survives(t, calm[7+i], func(t *testing.T, a *agent) {
+				a.cable.cut()
+				pass(t, d)
+				a.cable.mend()
+			})
+		})
+	}
+	t.Run("tier 1, the gateway in use killed twice", func(t *testing.T) {
+		t.Parallel()
+		s := newSite(t, single, c)
+		s.survives(t, calm[9], func(t *testing.T, a *agent) {
+			for range 2 {
+				gateway, _ := s.inUse(t, a.node.name)
+				gateway.kill()
+				s.successor(t, gateway)
+			}
+		})
+	})
+	t.Run("tier 1, the leader killed", func(t *testing.T) {
+		t.Parallel()
+		s := newSite(t, cluster, c)
+		s.survives(t, calm[10], func(t *testing.T, a *agent) { s.killLeader(t, a) })
+	})
+	t.Run("tier 1, both gateways upgraded", func(t *testing.T) {
+		t.Parallel()
+		s := newSite(t, single, c)
+		s.survives(t, calm[11], func(t *testing.T, a *agent) {
+			for _, old := range s.living() {
+				s.upgrade(t, old)
+				s.inUse(t, a.node.name)
+			}
+		})
+	})
+	t.Run("tier 1, the connector's link to Kafka cut for 30 s", func(t *testing.T) {
+		t.Parallel()
+		s := newSite(t, single, d)
+		s.survives(t, torn[0], func(t *testing.T, _ *agent) {
+			tornSingle.cut()
+			pass(t, 30*time.Second)
+			tornSingle.mend()
+		})
+	})
+	t.Run("tier 1, all of it at once", func(t *testing.T) {
+		t.Parallel()
+		s := newSite(t, cluster, d)
+		s.survives(t, torn[1], func(t *testing.T, a *agent) { s.allAtOnce(t, a, tornCluster) })
+	})
+}
+
+// newNodes are nodes with a paced job each, whose files all differ.
+func newNodes(t *testing.T, names ...string) []node {
+	nodes := make([]node, len(names))
+	for i, name := range names {
+		nodes[i] = node{name, paced(t, uint64(i))}
+	}
+	return nodes
+}
+
+// succeeds builds once on a node that comes online, with nothing in the way.
+func (c *hudson) succeeds(t *testing.T, n node) {
+	t.Helper()
+	c.waitOnline(t, n.name, startLimit)
+	b := c.build(t, n.name, 1)
+	b.wantExact(t, n.job, buildLimit)
+	t.Logf("Hudson %s, %s: SUCCESS after %v", c.generation.name, c.protocol, b.took.Round(100*time.Millisecond))
+}
+
+// fails builds on a node, and wants a fault to fail the build within seconds.
+func (c *hudson) fails(t *testing.T, n node, fault func()) {
+	t.Helper()
+	c.waitOnline(t, n.name, startLimit)
+	b := c.build(t, n.name, 1)
+	b.waitLine(t, 100, buildLimit)
+	fault()
+	begin := time.Now()
+	if result := b.result(t, time.Minute); result != "FAILURE" {
+		t.Errorf("the build ended %s, want FAILURE", result)
+	}
+	after := time.Since(begin)
+	t.Logf("Hudson %s, %s: FAILURE %v after the reset", c.generation.name, c.protocol, after.Round(100*time.Millisecond))
+}
+
+// survives builds under a shim, gives a fault in the middle, and wants nothing
+// to show of it.
+func (s *site) survives(t *testing.T, n node, fault func(*testing.T, *agent)) {
+	t.Helper()
+	a := s.shim(t, n)
+	s.hudson.waitOnline(t, n.name, startLimit)
+	before := n.java()
+	b := s.hudson.build(t, n.name, 1)
+	b.waitLine(t, 100, buildLimit)
+	begin := time.Now()
+	fault(t, a)
+	t.Logf("the fault lasted %v, and %d of %d lines were there then", time.Since(begin).Round(100*time.Millisecond), b.lines(), n.job.lines)
+	b.wantExact(t, n.job, buildLimit)
+	if after := n.java(); before == 0 || after != before {
+		t.Errorf("the agent's process was %d, and is %d after the build", before, after)
+	}
+	if !s.hudson.online(n.name) {
+		t.Errorf("%s is offline after the build", n.name)
+	}
+	t.Logf("Hudson %s, %s: SUCCESS after %v", s.hudson.generation.name, s.hudson.protocol, b.took.Round(100*time.Millisecond))
+}
+
+// killLeader kills the node that has the agent's session, waits until another
+// has it, and brings the first one back.
+func (s *site) killLeader(t *testing.T, a *agent) {
+	t.Helper()
+	_, l := s.inUse(t, a.node.name)
+	topic := "moorage." + s.controller + ".up"
+	s.k.one.Lock()
+	defer s.k.one.Unlock()
+	leader := int(s.k.partition(t, topic, l.Partition).Leader)
+	must(t, s.k.Kill(leader))
+	eventually(t, "another leads", time.Minute, func() bool {
+		now := int(s.k.partition(t, topic, l.Partition).Leader)
+		return now != leader && now >= 0
+	})
+	must(t, s.k.Start(t.Context(), leader))
+	s.k.waitInSync(t, topic, l.Partition)
+}
+
+// waitInSync waits until a partition has all its copies again.
+func (k *kafka) waitInSync(t *testing.T, topic string, partition int32) {
+	t.Helper()
+	eventually(t, "all replicas are in sync", 2*time.Minute, func() bool {
+		p := k.partition(t, topic, partition)
+		return len(p.ISR) == len(p.Replicas)
+	})
+}
+
+// upgrade ends a gateway in order, and starts its successor.
+func (s *site) upgrade(t *testing.T, old *gateway) {
+	t.Helper()
+	old.signal(syscall.SIGTERM)
+	if code := old.exit(time.Minute); code != 0 {
+		t.Errorf("%s ended with %d after SIGTERM, want 0", old.name, code)
+	}
+	s.successor(t, old)
+}
+
+// An event is one thing done at its time.
+type event struct {
+	at   time.Duration
+	what string
+	do   func()
+}
+
+// allAtOnce gives every fault within a minute, each at a time and of a length
+// that follow from the seed, so that they overlap as chance has it.
+func (s *site) allAtOnce(t *testing.T, a *agent, kafka *cable) {
+	t.Helper()
+	t.Logf("seed %d", *faultSeed)
+	rng := rand.New(rand.NewPCG(*faultSeed, 0))
+	between := func(least, most time.Duration) time.Duration {
+		return least + time.Duration(rng.Int64N(int64(most-least)))
+	}
+	var plan []event
+	span := func(from, to time.Duration, what string, begin func(), end string, mend func()) {
+		at := between(0, 30*time.Second)
+		plan = append(plan, event{at, what, begin}, event{at + between(from, to), end, mend})
+	}
+	span(5*time.Second, 20*time.Second, "the agent's link swallows", a.cable.cut, "the agent's link is back", a.cable.mend)
+	span(10*time.Second, 30*time.Second, "the connector's link swallows", kafka.cut, "the connector's link is back", kafka.mend)
+	gateways := s.living()
+	rng.Shuffle(len(gateways), func(i, j int) { gateways[i], gateways[j] = gateways[j], gateways[i] })
+	span(time.Second, 5*time.Second, "a gateway is killed", gateways[0].kill, "it is back", func() { s.successor(t, gateways[0]) })
+	plan = append(plan, event{between(0, 40*time.Second), "the other gateway is upgraded", func() { s.upgrade(t, gateways[1]) }})
+	node := 1 + rng.IntN(3)
+	span(3*time.Second, 10*time.Second, "a broker is killed", func() { s.k.one.Lock(); must(t, s.k.Kill(node)) },
+		"it is back", func() { must(t, s.k.Start(t.Context(), node)); s.k.one.Unlock() })
+	for range 3 {
+		plan = append(plan, event{between(0, 50*time.Second), "the agent's link is reset", func() { a.cable.resetNow(s.edge) }})
+	}
+	slices.SortStableFunc(plan, func(a, b event) int { return int(a.at - b.at) })
+	begin := time.Now()
+	for _, e := range plan {
+		pass(t, time.Until(begin.Add(e.at)))
+		t.Logf("%v: %s", time.Since(begin).Round(100*time.Millisecond), e.what)
+		e.do()
+	}
+}
