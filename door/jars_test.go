@@ -20,7 +20,7 @@ import (
 // jarFile is what the controller in these tests serves for every jar.
 func jarFile(path string, size int) []byte {
 	b := make([]byte, size)
-	_, _ = rand.NewChaCha8([32]byte([]byte(fmt.Sprintf("%-32.32s", path)))).Read(b) // never fails
+	_, _ = rand.NewChaCha8([32]byte(fmt.Appendf(nil, "%-32.32s", path))).Read(b) // never fails
 	return b
 }
 

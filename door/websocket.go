@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/textproto"
 	"strings"
@@ -140,9 +141,7 @@ func (w *web) passRefusal(rw http.ResponseWriter, r *http.Request, s Session) {
 	w.door.m.refused.WithLabelValues(refusedController).Inc()
 	defer s.Close()
 	defer context.AfterFunc(r.Context(), func() { s.Abort(context.Cause(r.Context())) })()
-	for name, values := range answerHeaders(s.Answer()) {
-		rw.Header()[name] = values
-	}
+	maps.Copy(rw.Header(), answerHeaders(s.Answer()))
 	status := int(s.Answer().GetStatus())
 	if status < 200 || status > 599 {
 		status = http.StatusBadGateway
