@@ -361,9 +361,6 @@ func (w *World) ended(id check.Session, side check.Side, err error) {
 		case end.Reason == linkv1.Reason_REASON_CONTROLLER_GONE:
 			w.check.Gone(id, check.Controller)
 		case end.Reason == linkv1.Reason_REASON_DATA_LOSS:
-			// Known weakness, cause not traced: the controller side of such a
-			// session has been seen to end it later, with GRACE.
-			w.check.Expect(id, "GRACE")
 			w.mu.Lock()
 			w.orphans = append(w.orphans, id)
 			w.mu.Unlock()
