@@ -24,13 +24,18 @@ const (
 )
 
 // An Agent is a stand-in for an agent.jar; its fields are that one's options.
-// Idle and online over TCP it costs two goroutines.
+// Idle and online it costs one goroutine, Run's.
 type Agent struct {
 	Name, Secret string
 
 	// One of these says how it finds its controller.
 	URL    string // -url: look-up by HTTP, then TCP, or a WebSocket
 	Direct string // -direct: host:port of the agent port; needs Identity
+
+	// JNLPURL is -jnlpUrl: a file that tells URL, Name, WebSocket and Tunnel.
+	// Secret alone is needed, to decrypt it; without one it is asked for in
+	// clear, and tells the secret too.
+	JNLPURL string
 
 	// WebSocket is -webSocket, with URL.
 	WebSocket bool
@@ -48,8 +53,8 @@ type Agent struct {
 	// Tunnel is -tunnel, with URL: host:port, host: or :port.
 	Tunnel string
 
-	// Protocols is -protocols, with Direct. Nil: JNLP4-connect-proxy, then
-	// JNLP4-connect.
+	// Protocols is -protocols, with Direct or Hudson. Nil: JNLP4-connect-proxy,
+	// then JNLP4-connect; or JNLP2-connect, then JNLP-connect.
 	Protocols []string
 
 	// NoReconnect is -noReconnect: Run returns after the first lost channel.
@@ -134,12 +139,17 @@ type endpoint struct {
 // cause, or with an ExitError where the real process ends.
 func (a *Agent) Run(ctx context.Context) error {
 	r := &run{Agent: a}
+	if a.JNLPURL != "" {
+		if err := r.start(ctx); err != nil {
+			return err
+		}
+	}
 	switch {
-	case a.Hudson:
+	case r.Hudson:
 		return r.hudson(ctx)
-	case a.WebSocket:
+	case r.WebSocket:
 		return r.webSocket(ctx)
-	case a.Direct != "":
+	case r.Direct != "":
 		return r.direct(ctx)
 	}
 	return r.lookups(ctx)

@@ -100,9 +100,7 @@ func (r *run) get(ctx context.Context, path string, limit time.Duration) (http.H
 	if path == remoting.PathDiscovery && !r.Hudson {
 		request.Header.Set(remoting.HeaderNodeName, r.Name)
 	}
-	// A connection that is kept would be memory of an idle agent.
-	transport := &http.Transport{DialContext: r.dial, TLSClientConfig: r.TLS, DisableKeepAlives: true}
-	response, err := (&http.Client{Transport: transport}).Do(request)
+	response, err := r.do(request)
 	if err != nil {
 		return nil, err
 	}
@@ -112,6 +110,13 @@ func (r *run) get(ctx context.Context, path string, limit time.Duration) (http.H
 		return nil, fmt.Errorf("standin: %s: %s", path, response.Status)
 	}
 	return response.Header, nil
+}
+
+// do sends a request on a connection of its own: one that is kept would be
+// memory of an idle agent.
+func (r *run) do(request *http.Request) (*http.Response, error) {
+	transport := &http.Transport{DialContext: r.dial, TLSClientConfig: r.TLS, DisableKeepAlives: true}
+	return (&http.Client{Transport: transport}).Do(request)
 }
 
 // ready asks every ten seconds until the controller answers 200.
@@ -156,7 +161,10 @@ func (r *run) hudson(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		r.endpoint = endpoint{addr: addr, protocols: []string{remoting.JNLP2, remoting.JNLP1}}
+		r.endpoint = endpoint{addr: addr, protocols: r.Protocols}
+		if len(r.Protocols) == 0 {
+			r.endpoint.protocols = []string{remoting.JNLP2, remoting.JNLP1}
+		}
 		if err := r.hudsonConnected(ctx); err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)

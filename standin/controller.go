@@ -50,6 +50,10 @@ type Config struct {
 	// no WebSocket.
 	Hudson bool
 
+	// Protocols are the names that the agent port knows. Nil: JNLP4-connect and
+	// Ping; with Hudson JNLP-connect, JNLP2-connect and Ping.
+	Protocols []string
+
 	// LoginCalls is how many calls the controller makes, one after the other,
 	// before it counts an agent as online. Zero: 6, as many as a stock one makes
 	// at least. Negative: none.
@@ -57,6 +61,9 @@ type Config struct {
 
 	// Pings are the pings on channels from the controller's end.
 	Pings Pings
+
+	// Options are what agent files tell beside secret, name and URL.
+	Options []string
 
 	// Jar is what /jnlpJars/ serves. Nil: 1 MiB of something.
 	Jar []byte

@@ -82,7 +82,7 @@ func (c *Controller) answerJNLP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var args bytes.Buffer
-	for _, argument := range []string{c.Secret(name), name, "-url", c.URL} {
+	for _, argument := range append(append([]string{c.Secret(name), name}, c.cfg.Options...), "-url", c.URL) {
 		args.WriteString("<argument>")
 		_ = xml.EscapeText(&args, []byte(argument)) // a buffer never fails
 		args.WriteString("</argument>")

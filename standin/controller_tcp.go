@@ -94,7 +94,10 @@ func (c *Controller) agentPort(raw *socket) error {
 }
 
 func (c *Controller) protocols() []string {
-	if c.cfg.Hudson {
+	switch {
+	case c.cfg.Protocols != nil:
+		return c.cfg.Protocols
+	case c.cfg.Hudson:
 		return []string{remoting.JNLP1, remoting.JNLP2, remoting.Ping}
 	}
 	return []string{remoting.JNLP4, remoting.Ping}

@@ -100,6 +100,9 @@ func (s *story) listen(addr string) net.Listener {
 	return l
 }
 
+// none stands for no secret.
+const none = "none"
+
 // An actor is an agent that runs.
 type actor struct {
 	s      *story
@@ -113,7 +116,10 @@ func (s *story) agent(a standin.Agent) *actor {
 	if a.Secret == "" {
 		a.Secret = s.controller.Secret(a.Name)
 	}
-	if a.URL == "" && a.Direct == "" {
+	if a.Secret == none {
+		a.Secret = ""
+	}
+	if a.URL == "" && a.Direct == "" && a.JNLPURL == "" {
 		a.URL = s.controller.URL
 	}
 	if a.Direct != "" && a.Identity == "" {
@@ -211,6 +217,7 @@ func (s *story) wantElapsed(what string, seconds float64) {
 }
 
 func TestAgentsComeOnlineEveryWay(t *testing.T) {
+	const file = "http://jenkins:8080/computer/agent%C3%A9%201/jenkins-agent.jnlp"
 	for _, tc := range []struct {
 		desc     string
 		agent    standin.Agent
@@ -225,6 +232,12 @@ func TestAgentsComeOnlineEveryWay(t *testing.T) {
 		{"-direct", standin.Agent{Direct: "jenkins:50000"}, standin.Config{}, remoting.JNLP4},
 		{"-direct -protocols", standin.Agent{Direct: "jenkins:50000", Protocols: []string{remoting.JNLP4}}, standin.Config{}, remoting.JNLP4},
 		{"-webSocket", standin.Agent{WebSocket: true}, standin.Config{}, standin.WebSocket},
+		{"-jnlpUrl in clear", standin.Agent{JNLPURL: file, Secret: none}, standin.Config{}, remoting.JNLP4},
+		{"-jnlpUrl -secret", standin.Agent{JNLPURL: file}, standin.Config{Options: []string{"-workDir", "/x"}}, remoting.JNLP4},
+		{"-jnlpUrl of a WebSocket", standin.Agent{JNLPURL: file}, standin.Config{Options: []string{"-webSocket"}}, standin.WebSocket},
+		{"-jnlpUrl with a tunnel", standin.Agent{JNLPURL: file}, standin.Config{Options: []string{"-tunnel", ":50000"}}, remoting.JNLP4},
+		{"of 1.395's age", standin.Agent{Hudson: true, Protocols: []string{remoting.JNLP1}}, standin.Config{Hudson: true}, remoting.JNLP1},
+		{"of Hudson's age, at an older one", standin.Agent{Hudson: true}, standin.Config{Hudson: true, Protocols: []string{remoting.JNLP1}}, remoting.JNLP1},
 		{"of Hudson's age", standin.Agent{Hudson: true}, standin.Config{Hudson: true}, remoting.JNLP2},
 	} {
 		t.Run(tc.desc, func(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"encoding/xml"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -607,41 +606,6 @@ func TestResetOfAnAgentIsNoticedAtOnce(t *testing.T) {
 	}
 	stop(errOver)
 	<-ended
-}
-
-// FuzzCommands feeds an old controller's channel, which is in clear, whatever
-// comes.
-func FuzzCommands(f *testing.F) {
-	f.Add(remoting.AppendCommand(nil, remoting.AppendStreamAck(nil, 5, 1000)))
-	f.Add(remoting.AppendCommand(nil, append(remoting.AppendClass(nil, remoting.ClassUserRequest), make([]byte, 42)...)))
-	f.Add([]byte("\x00\x00\x00\x00"))
-	controller, err := standin.NewController(standin.Config{Hudson: true, LoginCalls: -1, Pings: standin.Pings{Interval: -1}, Identity: someKey()})
-	if err != nil {
-		f.Fatal(err)
-	}
-	ctx, stop := context.WithCancelCause(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- controller.Run(ctx) }()
-	f.Cleanup(func() { stop(errOver); <-ended })
-	preamble := "<===[HUDSON REMOTING CAPACITY]===>" + remoting.CapabilityText(6) + "\x00\x00\x00\x00\xac\xed\x00\x05"
-	count := 0
-	f.Fuzz(func(t *testing.T, b []byte) {
-		count++
-		name := fmt.Sprint("agent", count)
-		conn, err := net.Dial("tcp", controller.AgentAddr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		front := remoting.AppendLogin1(greeting(remoting.JNLP1), controller.Secret(name), name)
-		if _, err := conn.Write(slices.Concat(front, []byte(preamble), b)); err != nil {
-			t.Fatal(err)
-		}
-		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
-			return // it has hung up already
-		}
-		_, _ = io.Copy(io.Discard, conn) // until it hangs up, in whatever way
-	})
 }
 
 // TestAgentBeginsAsTheJavaOne: greeting and ACK at once, without waiting.
