@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -106,9 +107,7 @@ func (j *fakeJenkins) page(w http.ResponseWriter, r *http.Request) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	with := func(h http.Header) {
-		for name, values := range h {
-			w.Header()[name] = values
-		}
+		maps.Copy(w.Header(), h)
 	}
 	switch path := strings.TrimPrefix(r.URL.Path, "/ci"); {
 	case j.down:

@@ -71,7 +71,7 @@ func (n *neighbour) remoting(ctx context.Context, protocol string) (*local, erro
 
 // greet names the protocol. For JNLP4 it exchanges the ACKs too, which the
 // agent had from its door long ago.
-func greet(conn *net.TCPConn, protocol string) error {
+func greet(conn net.Conn, protocol string) error {
 	first := remoting.AppendGreeting(nil, protocol)
 	if protocol != remoting.JNLP4 {
 		_, err := conn.Write(first)

@@ -35,6 +35,8 @@ func inBubble(t *testing.T, story func(*inn)) {
 		in.wg.Wait()
 		synctest.Wait()
 		time.Sleep(2 * settle)
+		in.same.mu.Lock()
+		defer in.same.mu.Unlock()
 		if len(in.same.agents) > 0 {
 			t.Errorf("remembered for ever: %v", in.same.agents)
 		}
@@ -70,8 +72,6 @@ func (g *guest) after() time.Duration {
 	<-g.dialled
 	return g.at.Sub(g.arrived)
 }
-
-func (g *guest) leave() { g.end(endedOK) }
 
 func (g *guest) detach() { g.changes(func(i *controller.Info) { i.Attached = false }) }
 

@@ -19,6 +19,7 @@ type testSession struct {
 	tunnel.Conn
 	accepted chan struct{} // closed by AcceptWith
 	done     chan struct{}
+	waited   chan struct{} // holds one token when Waits has said something
 
 	mu     sync.Mutex // guards what follows
 	info   controller.Info
@@ -31,7 +32,7 @@ type testSession struct {
 
 func newSession(i controller.Info, c *net.TCPConn) *testSession {
 	i.Attached = true
-	s := &testSession{info: i, accepted: make(chan struct{}), done: make(chan struct{}), Conn: silent{}}
+	s := &testSession{info: i, accepted: make(chan struct{}), done: make(chan struct{}), waited: make(chan struct{}, 1), Conn: silent{}}
 	if c != nil {
 		s.Conn = tunnel.TCP{TCPConn: c}
 	}
@@ -120,6 +121,10 @@ func (s *testSession) Waits(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.waits = append(s.waits, text)
+	select {
+	case s.waited <- struct{}{}:
+	default:
+	}
 }
 
 // waiting is what the session waits for.
@@ -139,6 +144,8 @@ func (s *testSession) Probe() {
 }
 
 func (s *testSession) LimitGrace(time.Duration) {}
+
+func (s *testSession) leave() { s.end(endedOK) }
 
 // heard notes a sign of life.
 func (s *testSession) heard() { s.changes(func(i *controller.Info) { i.Heard = time.Now() }) }
