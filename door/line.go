@@ -107,11 +107,16 @@ func (l *line) CloseWrite() error {
 }
 
 // Abort breaks the line.
-func (l *line) Abort(why error) {
-	if tcp, ok := l.Conn.(*net.TCPConn); ok {
-		tunnel.TCP{TCPConn: tcp}.Abort(why)
-	}
+func (l *line) Abort(error) {
+	l.reset()
 	_ = l.Close() // closed already at worst
+}
+
+// reset breaks the connection under whoever has the line, who gives it up then.
+func (l *line) reset() {
+	if tcp, ok := l.Conn.(*net.TCPConn); ok {
+		tunnel.TCP{TCPConn: tcp}.Abort(nil)
+	}
 }
 
 func (l *line) RemoteAddr() net.Addr {
@@ -161,16 +166,4 @@ func (l *line) farewell(text string) {
 		}
 	}
 	_ = l.Close()
-}
-
-// keepAlive lets a peer that has vanished be noticed within 15 s: on an idle
-// connection by probes, and where bytes wait for it by watching their ACKs.
-func keepAlive(c net.Conn) {
-	tcp, ok := c.(*net.TCPConn)
-	if !ok {
-		return
-	}
-	// A socket that takes no options will be seen to break in other ways.
-	_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 3 * time.Second, Count: 3})
-	userTimeout(tcp, 14*time.Second)
 }

@@ -10,6 +10,7 @@ type metrics struct {
 	held        prometheus.Gauge       // agents and look-ups that wait silently now
 	heldTotal   prometheus.Counter     // that ever did
 	slowed      prometheus.Counter     // sessions that had to wait because their agent comes again and again
+	vanished    prometheus.Counter     // connections broken because their peer answered nothing any more
 	sessions    prometheus.Gauge       // open now, all kinds
 	opened      prometheus.Counter     // accepted by a controller side, all kinds
 	upBytes     prometheus.Counter     // from agents, raw connections only
@@ -74,6 +75,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 	m.held = gauge("held", "Agents and look-ups that wait silently for their controller now.")
 	m.heldTotal = counter("held_total", "Agents and look-ups that had to wait for their controller.")
 	m.slowed = counter("slowed_total", "Sessions that had to wait because their agent comes again and again.")
+	m.vanished = counter("vanished_total", "Connections broken because their peer answered nothing any more.")
 	m.sessions = gauge("sessions", "Sessions open now, of all kinds.")
 	m.opened = counter("sessions_total", "Sessions that a controller side accepted, of all kinds.")
 	m.upBytes = counter("up_bytes_total", "Bytes from agents on raw connections.")

@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -76,6 +74,7 @@ func (d *Door) Serve(ctx context.Context, l net.Listener) error {
 	wg.Go(func() {
 		_ = srv.Serve(r.web) // ends when web is closed, and not before
 	})
+	wg.Go(func() { r.watchVanished(ctx) })
 	err := r.accept(ctx, l)
 	cancel(net.ErrClosed)
 	_ = l.Close()
@@ -180,9 +179,8 @@ func (r *room) add(one *line) bool {
 func (r *room) closeAll() {
 	r.mu.Lock()
 	r.over = true
-	all := slices.Collect(maps.Keys(r.lines))
 	r.mu.Unlock()
-	for _, one := range all {
+	for _, one := range r.all() {
 		_ = one.Conn.Close() // whoever has it notices and ends it in order
 	}
 }
