@@ -121,6 +121,7 @@ func (ch *channel) run() error {
 		<-ch.done
 	}
 	ch.end(err, EndFIN)
+	<-ch.done // another may have been faster, and not be through with it
 	ch.stopPinging()
 	ch.wg.Wait()
 	return ch.cause

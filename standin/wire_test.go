@@ -133,7 +133,9 @@ func TestAgentWaitsTenSecondsForTheACK(t *testing.T) {
 	tell(t, standin.Config{}, func(s *story) {
 		l := s.listen("silent:1")
 		var held []net.Conn
+		accepting := make(chan struct{})
 		go func() {
+			defer close(accepting)
 			for {
 				conn, err := l.Accept()
 				if err != nil {
@@ -153,6 +155,7 @@ func TestAgentWaitsTenSecondsForTheACK(t *testing.T) {
 		}
 		a.quit()
 		l.Close()
+		<-accepting
 		for _, conn := range held {
 			conn.Close()
 		}
