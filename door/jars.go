@@ -167,6 +167,7 @@ func (j *jars) dropLocked(e *list.Element) {
 
 // jar answers with a file of the controller's.
 func (w *web) jar(rw http.ResponseWriter, r *http.Request, p page, jenkins *linkv1.Jenkins) {
+	w.door.m.jars.Inc()
 	key := jarKey{p.controller, jenkins.GetEpoch(), rootPath(jenkins) + p.path}
 	one, err := w.jars.get(r.Context(), key, func(ctx context.Context) (*jar, error) {
 		return w.pull(ctx, key, r.Host)
@@ -208,6 +209,7 @@ func (w *web) pullOnce(ctx context.Context, key jarKey, host string) (*jar, erro
 		return nil, fmt.Errorf("door: %w", err)
 	}
 	req.Host = host
+	w.door.m.pulled.Inc()
 	resp, err := w.proxy.Transport.RoundTrip(req)
 	if err != nil {
 		return nil, fmt.Errorf("door: %s: %w", key.path, err)

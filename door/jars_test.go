@@ -54,6 +54,9 @@ func TestManyAgentsPullOneJar(t *testing.T) {
 	if n := pulled.Load(); n != 1 {
 		t.Errorf("%d agents pulled it %d times", agents, n)
 	}
+	if asked, pulled := value(s.door.m.jars), value(s.door.m.pulled); asked != agents || pulled != 1 {
+		t.Errorf("counted are %v jars, %v pulled; want %d and 1", asked, pulled, agents)
+	}
 
 	resp := s.get("/jnlpJars/agent.jar")
 	wantHeader(t, resp, "Content-Length", strconv.Itoa(len(want)))

@@ -13,8 +13,10 @@ type metrics struct {
 	vanished    prometheus.Counter     // connections broken because their peer answered nothing any more
 	sessions    prometheus.Gauge       // open now, all kinds
 	opened      prometheus.Counter     // accepted by a controller side, all kinds
-	upBytes     prometheus.Counter     // from agents, raw connections only
-	downBytes   prometheus.Counter     // to agents, raw connections only
+	upBytes     prometheus.Counter     // from agents, on raw connections and WebSockets
+	downBytes   prometheus.Counter     // to agents, the same
+	jars        prometheus.Counter     // asked for by agents
+	pulled      prometheus.Counter     // asked for at controllers: the others were kept, or on their way already
 }
 
 // What a connection turns out to speak.
@@ -78,7 +80,9 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 	m.vanished = counter("vanished_total", "Connections broken because their peer answered nothing any more.")
 	m.sessions = gauge("sessions", "Sessions open now, of all kinds.")
 	m.opened = counter("sessions_total", "Sessions that a controller side accepted, of all kinds.")
-	m.upBytes = counter("up_bytes_total", "Bytes from agents on raw connections.")
-	m.downBytes = counter("down_bytes_total", "Bytes to agents on raw connections.")
+	m.upBytes = counter("up_bytes_total", "Bytes from agents on raw connections and WebSockets.")
+	m.downBytes = counter("down_bytes_total", "Bytes to agents on raw connections and WebSockets.")
+	m.jars = counter("jars_total", "Jars that agents asked for.")
+	m.pulled = counter("jars_pulled_total", "Jars that controllers were asked for; the others were kept, or on their way already.")
 	return m
 }

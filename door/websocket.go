@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+	"github.com/prometheus/client_golang/prometheus"
 
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 	"github.com/moorage-dev/moorage/remoting"
@@ -71,7 +72,7 @@ func (w *web) webSocket(rw http.ResponseWriter, r *http.Request, p page) {
 	w.door.log.Info("agent connected", "agent", p.agent, "controller", p.controller, "protocol", "websocket")
 	// Not here: so the server's buffers and this deep a stack are given back.
 	joined(r.Context()).Go(func() {
-		why := newPump(c, s).run()
+		why := newPump(c, s, w.door.m).run()
 		w.door.log.Info("agent gone", "agent", p.agent, "controller", p.controller, "why", why)
 	})
 }
@@ -158,6 +159,7 @@ func (w *web) passRefusal(rw http.ResponseWriter, r *http.Request, s Session) {
 type pump struct {
 	c *websocket.Conn
 	s Session
+	m *metrics
 
 	mu      sync.Mutex // guards the following
 	ping    *time.Timer
@@ -165,7 +167,7 @@ type pump struct {
 	why     string // who ended it
 }
 
-func newPump(c *websocket.Conn, s Session) *pump { return &pump{c: c, s: s} }
+func newPump(c *websocket.Conn, s Session, m *metrics) *pump { return &pump{c: c, s: s, m: m} }
 
 var messages = sync.Pool{New: func() any { return new([messageMost]byte) }}
 
@@ -235,6 +237,7 @@ func (p *pump) upload(message io.Reader) error {
 			if _, err := p.s.Write(buf[:n]); err != nil {
 				return fmt.Errorf("door: session: %w", err)
 			}
+			p.m.upBytes.Add(float64(n))
 			p.alive()
 		}
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
@@ -249,7 +252,7 @@ func (p *pump) upload(message io.Reader) error {
 // down passes on what the controller sends, until the session ends: io.EOF, if
 // it does so in good order.
 func (p *pump) down() error {
-	w := &messageWriter{c: p.c}
+	w := &messageWriter{c: p.c, sent: p.m.downBytes}
 	// A session that has its bytes in memory writes them from there; for any
 	// other the buffer is small, for most of the time it waits for nothing.
 	_, err := io.CopyBuffer(w, p.s, make([]byte, 512))
@@ -263,6 +266,7 @@ func (p *pump) down() error {
 // whole yet it keeps what there is.
 type messageWriter struct {
 	c    *websocket.Conn
+	sent prometheus.Counter
 	part *[messageMost]byte // nil: there is none
 	n    int                // bytes in part
 }
@@ -276,7 +280,7 @@ func (w *messageWriter) Write(p []byte) (int, error) {
 				w.part = messages.Get().(*[messageMost]byte)
 				continue
 			}
-			if err := w.c.WriteMessage(websocket.BinaryMessage, rest[:n]); err != nil {
+			if err := w.send(rest[:n]); err != nil {
 				return len(p) - len(rest), err
 			}
 			rest = rest[n:]
@@ -302,7 +306,15 @@ func (w *messageWriter) end() error {
 	part := w.part[:w.n]
 	defer messages.Put(w.part)
 	w.part, w.n = nil, 0
-	return w.c.WriteMessage(websocket.BinaryMessage, part)
+	return w.send(part)
+}
+
+func (w *messageWriter) send(message []byte) error {
+	err := w.c.WriteMessage(websocket.BinaryMessage, message)
+	if err == nil {
+		w.sent.Add(float64(len(message)))
+	}
+	return err
 }
 
 // missing returns how many bytes at least b, the beginning of a chunk, lacks.

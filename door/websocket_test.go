@@ -322,7 +322,7 @@ func bubble(t *testing.T, story func(agent *websocket.Conn, f *far)) {
 				t.Error(err)
 				return
 			}
-			newPump(c, near).run()
+			newPump(c, near, newMetrics(nil)).run()
 		})}
 		var wg sync.WaitGroup
 		wg.Go(func() { _ = srv.Serve(l) }) // until it is closed
