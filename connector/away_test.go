@@ -129,7 +129,7 @@ func TestHoldHasAnEnd(t *testing.T) {
 		tries := 0
 		s := newSession(remotingSession(remoting.JNLP4, "a1"), nil)
 		began := time.Now()
-		_, why, _ := c.keepTrying(t.Context(), s, "the controller's agent port", func(context.Context) (*local, error) {
+		_, why, _ := c.keepTrying(t.Context(), s, linkv1.ServiceKind_SERVICE_KIND_REMOTING, "the controller's agent port", func(context.Context) (*local, error) {
 			tries++
 			return nil, syscall.ECONNREFUSED
 		})

@@ -116,11 +116,12 @@ type connector struct {
 	log     *slog.Logger
 	jenkins *neighbour // nil: none
 	same    same
-	dials   chan struct{} // one token per dial under way: whoever finds it full waits
+	dials   map[linkv1.ServiceKind]chan struct{} // one token per dial of a legacy kind under way; who finds it full waits
 }
 
-// maxDials bounds the dials under way: a thousand agents that come back at
-// once are brought to their controller one after the other.
+// maxDials bounds the dials of one kind under way: a thousand agents that come
+// back at once are brought to their controller one after the other, and an
+// agent port that hangs does not keep look-ups from the HTTP port.
 const maxDials = 64
 
 func newConnector(cfg Config, publish func(*linkv1.Jenkins)) (*connector, error) {
@@ -136,8 +137,11 @@ func newConnector(cfg Config, publish func(*linkv1.Jenkins)) (*connector, error)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &connector{cfg: cfg, log: cfg.Log, dials: make(chan struct{}, maxDials)}
+	c := &connector{cfg: cfg, log: cfg.Log, dials: make(map[linkv1.ServiceKind]chan struct{})}
 	if cfg.Jenkins != nil {
+		for _, kind := range legacyKinds {
+			c.dials[kind] = make(chan struct{}, maxDials)
+		}
 		c.jenkins = newNeighbour(*cfg.Jenkins, cfg.DialTimeout, cfg.Log, publish)
 	}
 	return c, nil
@@ -211,6 +215,9 @@ func (c *connector) handle(ctx context.Context, s peer) {
 	if ended, ok := errors.AsType[*session.EndedError](s.Err()); ok {
 		log = log.With("reason", session.ReasonName(ended.Reason), "text", ended.Text)
 	}
+	if keyOf(i) != "" {
+		c.jenkins.look() // it may have ended because its controller did, and that may be another one when it is back
+	}
 	i = s.Info()
 	log = log.With("up", i.Up, "down", i.Down)
 	if err != nil {
@@ -258,7 +265,7 @@ func (c *connector) open(ctx context.Context, i controller.Info, s peer, place *
 	if err := place.wait(ctx); err != nil {
 		return nil, gone(err), err
 	}
-	return c.keepTrying(ctx, s, what, try)
+	return c.keepTrying(ctx, s, i.Kind, what, try)
 }
 
 // service dials a TCP service, once.

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 	"github.com/moorage-dev/moorage/session"
 )
 
@@ -23,10 +24,10 @@ const (
 // a controller that restarts refuses for a while, and an agent that learned of
 // it would end for good. A *refusedError is final at once. Meanwhile the
 // session shows what it waits for.
-func (c *connector) keepTrying(ctx context.Context, s peer, what string, try func(context.Context) (*local, error)) (*local, *session.Ending, error) {
+func (c *connector) keepTrying(ctx context.Context, s peer, kind linkv1.ServiceKind, what string, try func(context.Context) (*local, error)) (*local, *session.Ending, error) {
 	began := time.Now()
 	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
-		l, err := c.dialOnce(ctx, try)
+		l, err := c.dialOnce(ctx, kind, try)
 		if err == nil {
 			s.Waits("")
 			return l, nil, nil
@@ -54,13 +55,13 @@ func (c *connector) keepTrying(ctx context.Context, s peer, what string, try fun
 }
 
 // dialOnce tries when it is its turn.
-func (c *connector) dialOnce(ctx context.Context, try func(context.Context) (*local, error)) (*local, error) {
+func (c *connector) dialOnce(ctx context.Context, kind linkv1.ServiceKind, try func(context.Context) (*local, error)) (*local, error) {
 	select {
-	case c.dials <- struct{}{}:
+	case c.dials[kind] <- struct{}{}:
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	defer func() { <-c.dials }()
+	defer func() { <-c.dials[kind] }()
 	return try(ctx)
 }
 

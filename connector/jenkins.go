@@ -175,7 +175,7 @@ func (n *neighbour) saw(found *linkv1.Jenkins, err error) {
 	switch {
 	case err != nil && !n.away:
 		n.away = true
-		n.log.Warn("connector: Jenkins does not answer; what is known of it stays published", "url", n.root.String(), "err", err)
+		n.log.Warn("connector: Jenkins cannot be looked up; what is known of it stays published", "url", n.root.String(), "err", err)
 		return
 	case err != nil:
 		return
@@ -186,7 +186,7 @@ func (n *neighbour) saw(found *linkv1.Jenkins, err error) {
 		found.Reachable = n.known.GetReachable()
 		if proto.Equal(n.known, found) {
 			if back {
-				n.log.Info("connector: Jenkins answers again", "url", n.root.String())
+				n.log.Info("connector: Jenkins is back", "url", n.root.String())
 				n.tell()
 			}
 			return

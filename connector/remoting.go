@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,15 +18,19 @@ import (
 	"github.com/moorage-dev/moorage/tunnel"
 )
 
+// legacyKinds are what a Jenkins is needed for.
+var legacyKinds = []linkv1.ServiceKind{
+	linkv1.ServiceKind_SERVICE_KIND_REMOTING, linkv1.ServiceKind_SERVICE_KIND_HTTP, linkv1.ServiceKind_SERVICE_KIND_WEBSOCKET,
+}
+
 // legacy returns how to connect what a legacy agent's session asks for, and
 // what that is in words; or why it is refused.
 func (c *connector) legacy(i controller.Info) (try func(context.Context) (*local, error), what string, why *session.Ending) {
-	if c.jenkins == nil {
-		switch i.Kind {
-		case linkv1.ServiceKind_SERVICE_KIND_REMOTING, linkv1.ServiceKind_SERVICE_KIND_HTTP, linkv1.ServiceKind_SERVICE_KIND_WEBSOCKET:
-			return nil, "", refusal("this connector stands beside no Jenkins")
-		}
-		return nil, "", refusal("this is a connector: it has TCP services only")
+	switch {
+	case !slices.Contains(legacyKinds, i.Kind):
+		return nil, "", refusal("this is a connector: it has TCP services and the ports of a Jenkins, and no application")
+	case c.jenkins == nil:
+		return nil, "", refusal("this connector stands beside no Jenkins")
 	}
 	switch i.Kind {
 	case linkv1.ServiceKind_SERVICE_KIND_REMOTING:
@@ -37,11 +42,10 @@ func (c *connector) legacy(i controller.Info) (try func(context.Context) (*local
 		}
 	case linkv1.ServiceKind_SERVICE_KIND_HTTP:
 		return c.jenkins.http, "the controller's HTTP port", nil
-	case linkv1.ServiceKind_SERVICE_KIND_WEBSOCKET:
+	default: // a WebSocket
 		headers := i.Remoting.GetHeaders()
 		return func(ctx context.Context) (*local, error) { return c.jenkins.webSocket(ctx, headers) }, "the controller's HTTP port", nil
 	}
-	return nil, "", refusal("this is a connector: it has TCP services and a Jenkins")
 }
 
 // ackWithin is how long either side of JNLP4 waits for the other's ACK.
