@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/textproto"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,6 +42,35 @@ func TestOnlyWhatAgentsAskForIsAnswered(t *testing.T) {
 	if n := s.opened(); n != 0 {
 		t.Errorf("%d sessions for pages that there are not", n)
 	}
+}
+
+func FuzzFind(f *testing.F) {
+	for _, path := range []string{"/login", "//login", "/main/login", "/a/b/tcpSlaveAgentListener/", "/jnlpJars/agent.jar", "/main/ci/computer/a%20b/slave-agent.jnlp", "/%2e/../wsagents"} {
+		f.Add(path, "door:1", "agent1")
+	}
+	d, err := New(Config{Backend: new(stage), Default: "main", Controllers: []string{"main"}, Routes: []Route{{Controller: "other", Prefix: "/ci/"}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, path, host, node string) {
+		u, err := url.ParseRequestURI(path)
+		if err != nil {
+			return
+		}
+		r := &http.Request{Method: http.MethodGet, URL: u, Host: host, Header: http.Header{"Node-Name": {node}}}
+		p, ok := d.web.find(r)
+		if !ok {
+			return
+		}
+		if p.controller == "" || !strings.HasPrefix(p.root, "/") || !strings.HasSuffix(p.root, "/") || strings.HasPrefix(p.path, "/") {
+			t.Errorf("%q leads to %+v", path, p)
+		}
+		for segment := range strings.SplitSeq(p.path, "/") {
+			if s, err := url.PathUnescape(segment); err != nil || s == ".." || s == "." || strings.Contains(s, "/") {
+				t.Errorf("%q asks the controller for %q", path, p.path)
+			}
+		}
+	})
 }
 
 func TestEndlessHeadersAreRefused(t *testing.T) {

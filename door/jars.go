@@ -170,7 +170,7 @@ func (w *web) jar(rw http.ResponseWriter, r *http.Request, p page, jenkins *link
 	w.door.m.jars.Inc()
 	key := jarKey{p.controller, jenkins.GetEpoch(), rootPath(jenkins) + p.path}
 	one, err := w.jars.get(r.Context(), key, func(ctx context.Context) (*jar, error) {
-		return w.pull(ctx, key, r.Host)
+		return w.pull(ctx, key)
 	})
 	switch {
 	case err != nil:
@@ -191,11 +191,12 @@ func (w *web) jar(rw http.ResponseWriter, r *http.Request, p page, jenkins *link
 
 // pull fetches a jar from its controller, and begins again when it was cut
 // short. What went wrong in the end is told to all who wait, and not kept.
-func (w *web) pull(ctx context.Context, key jarKey, host string) (*jar, error) {
+// Nothing of a single agent's request is in this one.
+func (w *web) pull(ctx context.Context, key jarKey) (*jar, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, w.door.cfg.Hold, errHeld)
 	defer cancel()
 	for {
-		one, err := w.pullOnce(ctx, key, host)
+		one, err := w.pullOnce(ctx, key)
 		if err == nil || !again(ctx, err) {
 			return one, err
 		}
@@ -203,12 +204,11 @@ func (w *web) pull(ctx context.Context, key jarKey, host string) (*jar, error) {
 	}
 }
 
-func (w *web) pullOnce(ctx context.Context, key jarKey, host string) (*jar, error) {
+func (w *web) pullOnce(ctx context.Context, key jarKey) (*jar, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+key.controller+key.path, nil)
 	if err != nil {
 		return nil, fmt.Errorf("door: %w", err)
 	}
-	req.Host = host
 	w.door.m.pulled.Inc()
 	resp, err := w.proxy.Transport.RoundTrip(req)
 	if err != nil {

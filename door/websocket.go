@@ -61,6 +61,7 @@ func (w *web) webSocket(rw http.ResponseWriter, r *http.Request, p page) {
 		return
 	}
 	if answer := s.Answer(); answer.GetStatus() != http.StatusSwitchingProtocols {
+		w.door.log.Warn("agent refused", "reason", refusedController, "status", answer.GetStatus(), "agent", p.agent, "controller", p.controller, "remote", r.RemoteAddr)
 		w.passRefusal(rw, r, s)
 		return
 	}
