@@ -25,6 +25,7 @@ const (
 	OldIncarnation    Bug = "old-incarnation"     // relay and controller: records of another incarnation count
 	CloseOnce         Bug = "close-once"          // controller: CLOSE is produced once and forgotten
 	RecutOnResume     Bug = "recut-on-resume"     // agent: a resent frame has other bytes
+	ChildOrphaned     Bug = "child-orphaned"      // shim: what an agent has started outlives a shim that is killed
 )
 
 // All lists every defect.
@@ -32,5 +33,5 @@ var All = []Bug{
 	AckBeforeKafka, AckPastFailure, StartAfterOpen, ReplayLiveGap, ReplayOffByOne, ForeignPosition,
 	OldStreamServed, HigherAccepted, DedupForgets, DrainDropsTail, WindowCountsItems, FinOvertakes,
 	DeliveredOnce, HalfOpenLoses, EvictedNotReread, EndedRevived, TicketUnchecked, OldIncarnation,
-	CloseOnce, RecutOnResume,
+	CloseOnce, RecutOnResume, ChildOrphaned,
 }

@@ -353,6 +353,13 @@ func waitPids(t *testing.T, file string) (pids []int) {
 		}
 		return err == nil && len(pids) > 0 && strings.HasSuffix(string(text), "\n")
 	})
+	t.Cleanup(func() {
+		for _, pid := range pids {
+			if t.Failed() && !gone(pid) {
+				_ = syscall.Kill(pid, syscall.SIGKILL) // what a broken shim has left
+			}
+		}
+	})
 	return pids
 }
 

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/moorage-dev/moorage/seeded"
 )
 
 // terminate is what ends an agent when no other signal does.
@@ -71,7 +73,9 @@ func BeGuard() {
 	if private != "" {
 		_ = os.RemoveAll(private) // nobody is left to tell
 	}
-	_ = syscall.Kill(0, syscall.SIGKILL) // itself too
+	if !seeded.On(seeded.ChildOrphaned) {
+		_ = syscall.Kill(0, syscall.SIGKILL) // itself too
+	}
 	os.Exit(1)
 }
 

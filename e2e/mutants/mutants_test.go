@@ -80,6 +80,7 @@ var finders = map[seeded.Bug][]finder{
 	seeded.OldIncarnation:    {story("session", "TestRegistryKeepsSilentAboutWhatMayOpen"), story("controller", "TestUnknownSessions"), explorer("controller and links")},
 	seeded.CloseOnce:         {story("session", "TestLostCloseIsProducedAgain"), explorer("produces")},
 	seeded.RecutOnResume:     {story("link", "TestBrokenStreamIsResumedWhereItStood"), simulation(seeds)},
+	seeded.ChildOrphaned:     {story("shim", "TestAgentDiesWithAKilledShim", "TestWhatAnAgentLeftDiesWithAKilledShim")},
 }
 
 // patience bounds a run that took d without a bug: one that makes a test
