@@ -14,8 +14,6 @@ import (
 // there is a place, and not too many are opened at once. The agent sees
 // silence. leave gives the place back, and remembers how short the session was.
 func (d *Door) admit(ctx context.Context, r *Request) (leave func(), err error) {
-	ctx, cancel := context.WithTimeout(ctx, d.cfg.Hold)
-	defer cancel()
 	key := paceKey(r)
 	if pause := d.pace.pause(key, time.Now()); pause > 0 {
 		d.m.slowed.Inc()

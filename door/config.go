@@ -52,7 +52,7 @@ type Route struct {
 	Prefix     string // of an HTTP request's path, as /ci/; it is taken off
 	Node       string // the agent's name as it was shown in clear; a pattern as in path.Match
 	SNI        string // that an agent's TLS asks for, inside JNLP4 too
-	Port       int    // of this door, where it listens on several
+	Port       int    // of this door, where it listens on several; behind a balancer the one that the PROXY header names
 }
 
 // Fixed bounds and times.

@@ -30,6 +30,8 @@ func (d *Door) describe(ctx context.Context, controller string) (Description, er
 		return now, nil
 	}
 	var found Description
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.Hold)
+	defer cancel()
 	err := d.hold(ctx, func(ctx context.Context) error {
 		now, err := d.cfg.Backend.Describe(ctx, controller)
 		if err == nil && now.Jenkins == nil {
@@ -52,6 +54,8 @@ func (d *Door) open(ctx context.Context, r Request) (Session, error) {
 	if r.Remoting == nil {
 		r.Remoting = new(linkv1.Remoting)
 	}
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.Hold)
+	defer cancel()
 	leave, err := d.admit(ctx, &r)
 	if err != nil {
 		return nil, err
@@ -76,11 +80,9 @@ func (d *Door) open(ctx context.Context, r Request) (Session, error) {
 	return d.enter(opened, leave), nil
 }
 
-// hold tries until it works, is refused for good, or Config.Hold is over.
+// hold tries until it works, is refused for good, or ctx ends.
 func (d *Door) hold(ctx context.Context, try func(context.Context) error) error {
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, d.cfg.Hold)
-	defer cancel()
 	h := holding{m: d.m}
 	defer h.end()
 	for pause := retryFirst; ; pause = min(2*pause, retryMost) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
+	"github.com/moorage-dev/moorage/remoting"
 	"github.com/moorage-dev/moorage/session"
 )
 
@@ -174,6 +175,27 @@ func TestHastyAgentIsSlowedDown(t *testing.T) {
 		r.accepted()
 		if waited := time.Since(began); waited != 0 {
 			t.Errorf("after a session that lasted it waited %v", waited)
+		}
+	})
+}
+
+// Without a name it is the address that is in a hurry.
+func TestHastyStrangerIsSlowedDown(t *testing.T) {
+	held(t, Config{ProxyProtocol: true}, func(t *testing.T, r *rig) {
+		for i, want := range []time.Duration{0, time.Second, 2 * time.Second} {
+			began := time.Now()
+			a := r.dial()
+			a.say(header(t, 2, fmt.Sprint("203.0.113.9:", 4711+i), "192.0.2.1:443"))
+			a.say(string(remoting.AppendGreeting(nil, remoting.JNLP4)))
+			go a.say(remoting.ACK) // both say it at once
+			a.want("its ACK", remoting.ACK)
+			c := r.accepted()
+			if waited := time.Since(began); waited != want {
+				t.Errorf("waited %v, want %v", waited, want)
+			}
+			must(t, a.Close())
+			c.wantEnd("it goes at once", linkv1.Reason_REASON_OK)
+			synctest.Wait()
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,6 +21,8 @@ type line struct {
 	raw           syscall.RawConn // nil: nothing to peek at
 	ahead         []byte          // read ahead; always empty where there is raw
 	remote, local net.Addr        // as a PROXY header says; nil: the connection's own
+
+	joined atomic.Pointer[joining] // what it is a side of; nil: of nothing
 
 	once sync.Once
 	left func() // called when the line is given up: closed, or handed out

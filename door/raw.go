@@ -195,6 +195,7 @@ func (r *room) serve(ctx context.Context, l *line, remote *linkv1.Remoting, sni 
 	// The stack has grown with finding all this out. From here on the agent is
 	// idle most of the time, and its goroutines are small.
 	join := &joining{line: l, session: s, controller: controller, agent: remote.Agent, protocol: remote.Protocol}
+	l.joined.Store(join)
 	r.busy.Go(func() { join.run(r.Door) })
 }
 
@@ -203,6 +204,8 @@ type joining struct {
 	line                        *line
 	session                     Session
 	controller, agent, protocol string
+
+	over time.Time // when the watch saw that the session has ended; its own
 }
 
 // run carries bytes until either end says that it is over.
@@ -240,6 +243,8 @@ func (r *room) connect(ctx context.Context, l *line, remote *linkv1.Remoting, sn
 	if !ok {
 		return nil, "", ErrUnknownController
 	}
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Hold) // for all of it
+	defer cancel()
 	ctx, stop := l.whileHere(ctx)
 	defer stop()
 	if clear {

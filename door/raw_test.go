@@ -105,6 +105,23 @@ func TestProxyProtocolShowsTheName(t *testing.T) {
 	}
 }
 
+// An agent that does not read cannot keep a connection whose session broke.
+func TestBrokenSessionWaitsForNoReader(t *testing.T) {
+	r := newRig(t, Config{})
+	r.jnlp4()
+	c := r.accepted()
+	const size = 16 << 20 // more than sockets hold
+	wrote := make(chan struct{})
+	go func() {
+		defer close(wrote)
+		_, _ = c.far.Write(make([]byte, size)) // ends with the connection
+	}()
+	waitFor(t, "bytes under way", func() bool { return value(r.d.m.downBytes) > 0 })
+	c.end(linkv1.Reason_REASON_CONTROLLER_GONE)
+	r.wantCount("connections", r.d.m.connections, 0)
+	<-wrote
+}
+
 // An agent may dawdle as it likes, one byte at a time.
 func TestGreetingMayComeInPieces(t *testing.T) {
 	r := newRig(t, Config{})

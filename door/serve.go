@@ -74,7 +74,7 @@ func (d *Door) Serve(ctx context.Context, l net.Listener) error {
 	wg.Go(func() {
 		_ = srv.Serve(r.web) // ends when web is closed, and not before
 	})
-	wg.Go(func() { r.watchVanished(ctx) })
+	wg.Go(func() { r.watch(ctx) })
 	err := r.accept(ctx, l)
 	cancel(net.ErrClosed)
 	_ = l.Close()
