@@ -41,6 +41,7 @@ func setWorld(env *testscript.Env) error {
 	env.Setenv("ECHO", echo)
 	conns := map[string]*net.TCPConn{}
 	env.Values[held] = conns
+	env.Values[legacies] = new(legacy)
 	env.Defer(func() {
 		for _, c := range conns {
 			_ = c.Close() // whatever the script left
@@ -106,6 +107,10 @@ var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"cut":   cut,
 	"say":   say,
 	"reset": reset,
+
+	"jenkins": jenkins,
+	"agent":   agent,
+	"build":   build,
 }
 
 // await returns when somebody listens at each address: a background command has started.
