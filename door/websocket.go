@@ -2,12 +2,14 @@ package door
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -90,7 +92,9 @@ var errNotAnAgent = errors.New("not a WebSocket agent's request")
 // a stock one reads, and what the agent was told to send besides it.
 func agentHeaders(r *http.Request) ([]*linkv1.Header, error) {
 	h := r.Header
-	if r.Method != http.MethodGet || !websocket.IsWebSocketUpgrade(r) || h.Get("Sec-Websocket-Version") != "13" || h.Get("Sec-Websocket-Key") == "" {
+	// What the upgrade would stumble over, when there is a session already.
+	key, err := base64.StdEncoding.DecodeString(h.Get("Sec-Websocket-Key"))
+	if r.Method != http.MethodGet || !websocket.IsWebSocketUpgrade(r) || h.Get("Sec-Websocket-Version") != "13" || err != nil || len(key) != 16 {
 		return nil, fmt.Errorf("%w: no upgrade", errNotAnAgent)
 	}
 	for _, name := range []string{remoting.HeaderNodeName, remoting.HeaderSecret, remoting.HeaderCapability} {
@@ -103,11 +107,11 @@ func agentHeaders(r *http.Request) ([]*linkv1.Header, error) {
 	}
 	var headers []*linkv1.Header
 	size := 0
-	for name, values := range h {
+	for _, name := range slices.Sorted(maps.Keys(h)) {
 		if !forController(name) {
 			continue
 		}
-		for _, v := range values {
+		for _, v := range h[name] {
 			headers = append(headers, &linkv1.Header{Name: name, Value: []byte(v)})
 			size += len(name) + len(v)
 		}

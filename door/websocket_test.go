@@ -87,7 +87,6 @@ func TestWebSocketAsksTheControllerFirst(t *testing.T) {
 			t.Errorf("Node-Name %q, want the bytes as they came", h.Value)
 		}
 	}
-	slices.Sort(names)
 	want := []string{"Connection-Cookie", "Node-Name", "Secret-Key", "X-Own", "X-Remoting-Capability"}
 	if !slices.Equal(names, want) {
 		t.Errorf("headers %q, want %q", names, want)
@@ -167,6 +166,15 @@ func TestWhatIsNoAgentOpensNoSession(t *testing.T) {
 		header.Del(name)
 		if _, resp, err := s.dial("/wsagents/", header); err == nil || resp.StatusCode != http.StatusBadRequest {
 			t.Errorf("without %s: %v, want 400", name, err)
+		}
+	}
+	const front = "GET /wsagents/ HTTP/1.1\r\nHost: door\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nNode-Name: a\r\nSecret-Key: s\r\nX-Remoting-Capability: c\r\n"
+	for _, rest := range []string{
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2Rl\r\n\r\n",
+		"Sec-WebSocket-Version: 12\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n",
+	} {
+		if got := s.raw(front + rest); !strings.HasPrefix(got, "HTTP/1.1 400") {
+			t.Errorf("%q: %q, want 400", rest, got)
 		}
 	}
 	header := agentRequest("agent1")
