@@ -168,6 +168,9 @@ var flagName = regexp.MustCompile(`--(?:\[no-\])?([a-z][a-z0-9-]*)`)
 func (m moorage) knows(args []string) error {
 	var command, flags []string
 	for _, arg := range args {
+		if arg == "--" { // an agent's own command line
+			break
+		}
 		if name, is := strings.CutPrefix(arg, "--"); is {
 			name, _, _ = strings.Cut(name, "=")
 			flags = append(flags, name)
