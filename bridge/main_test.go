@@ -129,7 +129,9 @@ type testSink struct {
 
 	mu      sync.Mutex
 	changed chan struct{}
-	refused int // records refused
+	refused int   // records refused
+	parked  bool  // the last one was, and nobody has unparked the sink
+	at      int64 // where that stands
 	seqs    []uint64
 	offsets []int64
 	next    int64
@@ -149,6 +151,7 @@ func (s *testSink) Record(offset int64, value []byte) bool {
 	if s.room > 0 {
 		if s.room == 1 {
 			s.refused++
+			s.parked, s.at = true, offset
 			s.change()
 			return false
 		}
@@ -193,6 +196,16 @@ func (s *testSink) await(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("%s: not seen; have %d records, next %d, err %v", what, len(s.seqs), s.next, s.err)
 		}
 	}
+}
+
+// unpark gives the sink room. parked is false if it has refused nothing: then
+// there is nothing to resume, and the subscription must not be told to.
+func (s *testSink) unpark(room int) (from int64, parked bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	from, parked = s.at, s.parked
+	s.room, s.parked = room, false
+	return from, parked
 }
 
 // wantRefused waits until the sink has refused n records.
