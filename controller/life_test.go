@@ -295,6 +295,11 @@ func TestCloseInOrder(t *testing.T) {
 		if _, err := s.Write([]byte("last words")); err != nil {
 			r.Fatal(err)
 		}
+		for until := time.Now().Add(time.Second); len(c.Sessions()) < 2; time.Sleep(time.Millisecond) {
+			if time.Now().After(until) {
+				r.Fatal("an OPEN is not read") // and so would be answered by nobody
+			}
+		}
 		if err := c.Close(r.Context()); err != nil {
 			r.Errorf("Close: %v", err)
 		}
