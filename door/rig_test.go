@@ -372,4 +372,4 @@ func must(t testing.TB, err error) {
 	}
 }
 
-var errAway = errors.New("Kafka is away")
+var errAway = errors.New("away")
