@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/moorage-dev/moorage/controller"
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 	"github.com/moorage-dev/moorage/remoting"
 )
@@ -121,6 +122,38 @@ func TestSessionIsHeldWhileJenkinsIsAway(t *testing.T) {
 	if len(waits) < 2 || !strings.HasPrefix(waits[0], "the controller's agent port: connection refused, tried since ") || waits[len(waits)-1] != "" {
 		t.Errorf("waits for %q", waits)
 	}
+}
+
+// A controller that starts may turn agents down that it does not know yet.
+func TestNobodyIsBroughtToAJenkinsThatStarts(t *testing.T) {
+	j := startJenkins(t, false)
+	c, b := j.beside(Config{})
+	b.until("a reachable Jenkins", reachable)
+	j.set(func() { j.down = true }) // its agent port is open
+	if found, err := c.jenkins.lookUp(t.Context()); err == nil {
+		t.Fatalf("found %v", found)
+	} else {
+		c.jenkins.saw(nil, err)
+	}
+	agent, s := c.session(t, remotingSession(remoting.JNLP4, "a1"))
+	socket := controller.Info{Kind: linkv1.ServiceKind_SERVICE_KIND_WEBSOCKET, Remoting: &linkv1.Remoting{Agent: "a2"}}
+	_, s2 := c.session(t, socket)
+	<-s.waited
+	<-s2.waited
+	for _, tt := range []struct{ got, want string }{
+		{s.waiting(), "the controller's agent port: the controller answers no look-up, tried since "},
+		{s2.waiting(), "the controller's HTTP port: not ready, tried since "},
+	} {
+		if !strings.HasPrefix(tt.got, tt.want) {
+			t.Errorf("waits for %q, want %q", tt.got, tt.want)
+		}
+	}
+	if len(j.conns) > 0 {
+		t.Error("dialled")
+	}
+	j.set(func() { j.down = false })
+	wantBytes(t, agent, j.dialled(), "down")
+	<-s2.accepted
 }
 
 func TestHoldHasAnEnd(t *testing.T) {

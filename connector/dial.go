@@ -70,10 +70,13 @@ type refusedError struct{ text string }
 
 func (e *refusedError) Error() string { return "connector: " + e.text }
 
-// errUnknownPort: no look-up has told the agent port yet, or it is switched off.
+// Why nothing is dialled: no look-up has told the agent port yet, the last one
+// failed, the port is switched off, or what was asked says that it is not ready.
 var (
 	errUnknownPort = errors.New("connector: not found yet")
+	errAway        = errors.New("connector: Jenkins answers no look-up")
 	errPortOff     = errors.New("connector: the agent port is switched off")
+	errStarting    = errors.New("connector: Jenkins is not ready")
 )
 
 // dialWord says what became of a dial without telling addresses.
@@ -86,6 +89,10 @@ func dialWord(err error) string {
 	switch {
 	case errors.Is(err, errUnknownPort):
 		return "not found yet"
+	case errors.Is(err, errAway):
+		return "the controller answers no look-up"
+	case errors.Is(err, errStarting):
+		return "not ready"
 	case errors.Is(err, errPortOff):
 		return "it is switched off"
 	case errors.Is(err, syscall.ECONNREFUSED):

@@ -206,15 +206,19 @@ func (n *neighbour) tell() {
 	n.news = make(chan struct{})
 }
 
-// agentPort returns where to dial.
+// agentPort returns where to dial. A controller that starts may open its agent
+// port before it knows its agents, and would turn them down; so nobody is
+// brought there while the page that they ask first is not there.
 func (n *neighbour) agentPort() (string, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
-	case n.address != "":
-		return n.address, nil
 	case n.known == nil:
 		return "", errUnknownPort
+	case n.away:
+		return "", errAway
+	case n.address != "":
+		return n.address, nil
 	case n.known.GetAgentPort() == 0:
 		return "", errPortOff
 	}

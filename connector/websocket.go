@@ -41,8 +41,9 @@ func passedOn(name string) bool {
 	return !slices.Contains(notPassedOn, name) && !strings.HasPrefix(name, "Sec-Websocket-")
 }
 
-// webSocket makes the agent's request in its place. Whatever the controller
-// answers is an answer: only when there is none, it is tried again.
+// webSocket makes the agent's request in its place. What the controller answers
+// is the answer, but that it is not ready: then, as when there is none, it is
+// tried again.
 func (n *neighbour) webSocket(ctx context.Context, headers []*linkv1.Header) (*local, error) {
 	ask := http.Header{}
 	for _, h := range headers {
@@ -70,6 +71,8 @@ func (n *neighbour) webSocket(ctx context.Context, headers []*linkv1.Header) (*l
 	case err == nil:
 		c := &socket{Conn: ws, tcp: tcpOf(ws)}
 		return &local{abort: c.Abort, address: ws.RemoteAddr().String(), answer: answer, join: c.join}, nil
+	case resp.StatusCode == http.StatusBadGateway || resp.StatusCode == http.StatusServiceUnavailable || resp.StatusCode == http.StatusGatewayTimeout:
+		return nil, errStarting
 	case resp.StatusCode == http.StatusSwitchingProtocols:
 		return nil, fmt.Errorf("connector: wsagents/ answers 101, but no WebSocket: %w", err)
 	}
