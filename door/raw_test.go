@@ -316,6 +316,31 @@ func TestOneAddressIsNotEverybody(t *testing.T) {
 	r.accepted()
 }
 
+func TestTenThousandConnectionsWithoutAByte(t *testing.T) {
+	const most, kept = 10_000, 500
+	r := newRig(t, Config{PerAddress: kept})
+	attached := r.jnlp4()
+	s := r.accepted()
+	for i := range most {
+		a := r.dial()
+		if i >= kept {
+			a.wantGone("one of too many") // or of those that were silent for too long
+			must(t, a.Close())
+		}
+		if i%1000 == 0 {
+			attached.say("still here")
+			s.want("an attached agent feels nothing", "still here")
+		}
+	}
+	waitFor(t, "all are refused and counted", func() bool {
+		return counted(r, refusedAddress)+counted(r, refusedSlow) == most
+	})
+	r.wantCount("connections", r.d.m.connections, 1)
+	if n := r.opened(); n != 1 {
+		t.Errorf("%d sessions were opened for them", n-1)
+	}
+}
+
 func TestConnectionsAreBounded(t *testing.T) {
 	r := newRig(t, Config{Connections: 100, PerAddress: 1000})
 	var agents []*agent

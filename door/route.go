@@ -75,5 +75,6 @@ func withoutPort(host string) string {
 
 // routesBySNI reports whether the server name inside JNLP4 is of any use.
 func (d *Door) routesBySNI() bool {
-	return len(d.cfg.Controllers) > 0 || slices.ContainsFunc(d.cfg.Routes, func(r Route) bool { return r.SNI != "" })
+	return slices.ContainsFunc(d.cfg.Controllers, func(name string) bool { return name != d.cfg.Default }) ||
+		slices.ContainsFunc(d.cfg.Routes, func(r Route) bool { return r.SNI != "" })
 }
