@@ -1,0 +1,197 @@
+package modern_test
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/moorage-dev/moorage/controller"
+	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
+	"github.com/moorage-dev/moorage/remoting"
+	"github.com/moorage-dev/moorage/standin"
+)
+
+// isRemoting tells an agent's session from a look-up.
+func isRemoting(i controller.Info) bool {
+	return i.Kind == linkv1.ServiceKind_SERVICE_KIND_REMOTING || i.Kind == linkv1.ServiceKind_SERVICE_KIND_WEBSOCKET
+}
+
+// A manner is a way in which modern agents are started.
+type manner struct {
+	word     string
+	protocol string // that the controller ends up with
+	set      func(a *standin.Agent, door string, j *jenkins)
+}
+
+var manners = []manner{
+	{"url", remoting.JNLP4, func(a *standin.Agent, door string, _ *jenkins) {
+		a.URL = "http://" + door + "/"
+	}},
+	{"direct", remoting.JNLP4, func(a *standin.Agent, door string, j *jenkins) {
+		a.Direct, a.Identity, a.Protocols = door, j.Identity, []string{remoting.JNLP4}
+	}},
+	{"proxy", remoting.JNLP4, func(a *standin.Agent, door string, j *jenkins) {
+		a.Direct, a.Identity, a.Protocols = door, j.Identity, []string{remoting.JNLP4Proxy}
+	}},
+	{"websocket", standin.WebSocket, func(a *standin.Agent, door string, _ *jenkins) {
+		a.URL, a.WebSocket = "http://"+door+"/", true
+	}},
+}
+
+// An actor is an agent that runs: one process, from its start to its end.
+type actor struct {
+	t    *testing.T
+	name string
+	wire *cable // its way to the door
+	stop context.CancelCauseFunc
+	done chan struct{} // closed when err is set
+	err  error
+
+	mu     sync.Mutex // guards the following
+	events []told
+	news   chan struct{} // closed and renewed with each event
+}
+
+type told struct {
+	standin.Event
+	at time.Time
+}
+
+// startAgent starts an agent at a door.
+func (s *site) startAgent(name, door string, m manner, more ...func(*standin.Agent)) *actor {
+	s.Helper()
+	a := &actor{t: s.T, name: name, wire: &cable{}, done: make(chan struct{}), news: make(chan struct{})}
+	agent := standin.Agent{Name: name, Secret: s.jenkins.Secret(name), Dial: a.wire.dial, Observe: a.observe}
+	m.set(&agent, door, s.jenkins)
+	for _, set := range more {
+		set(&agent)
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	a.stop = cancel
+	go func() {
+		defer close(a.done)
+		a.err = agent.Run(ctx)
+	}()
+	s.Cleanup(a.kill)
+	return a
+}
+
+func (a *actor) observe(e standin.Event) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.events = append(a.events, told{e, time.Now()})
+	close(a.news)
+	a.news = make(chan struct{})
+}
+
+// kill ends the process; its socket is closed by a FIN.
+func (a *actor) kill() {
+	a.stop(errStopped)
+	<-a.done
+}
+
+// crash ends the process with data unread: its socket is closed by a reset.
+func (a *actor) crash() {
+	a.stop(standin.ErrReset)
+	<-a.done
+}
+
+// told returns the events so far of a state.
+func (a *actor) told(state standin.State) (some []told) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, e := range a.events {
+		if e.State == state {
+			some = append(some, e)
+		}
+	}
+	return some
+}
+
+// want waits until the agent has come to a state so many times, and returns
+// the last of these events.
+func (a *actor) want(state standin.State, times int, within time.Duration) told {
+	a.t.Helper()
+	limit := time.After(within)
+	for {
+		a.mu.Lock()
+		news := a.news
+		a.mu.Unlock()
+		if some := a.told(state); len(some) >= times {
+			return some[times-1]
+		}
+		select {
+		case <-news:
+		case <-a.done:
+			a.t.Fatalf("%s: the process ended (%v) before it was %v %d times", a.name, a.err, state, times)
+		case <-limit:
+			a.t.Fatalf("%s: not %v %d times within %v: %+v", a.name, state, times, within, a.told(state))
+		}
+	}
+}
+
+// wantUnharmed checks that nothing has ever happened to the agent's channel.
+func (a *actor) wantUnharmed() {
+	a.t.Helper()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.events) != 1 || a.events[0].State != standin.Online {
+		a.t.Errorf("%s saw more than that it came online: %+v", a.name, a.events)
+	}
+}
+
+// eventually polls, with a deadline, what can only be looked at.
+func eventually(t *testing.T, what string, within time.Duration, done func() bool) {
+	t.Helper()
+	limit := time.After(within)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("not within %v: %s", within, what)
+		case <-t.Context().Done():
+			t.Fatalf("the test ended before: %s", what)
+		}
+	}
+}
+
+// pass lets real time go by, as a fault's length.
+func pass(t *testing.T, d time.Duration) {
+	t.Helper()
+	select {
+	case <-time.After(d):
+	case <-t.Context().Done():
+		t.Fatal("the test ended while it waited")
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// freeAddress returns a loopback address on which nobody listens. Its port lies
+// below those of outgoing connections, so that none of these can sit on it
+// while nobody listens there.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+rand.IntN(8000)))
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			continue // taken; that is what the look was for
+		}
+		must(t, l.Close())
+		return address
+	}
+	t.Fatal("no free port on the loopback address")
+	return ""
+}
