@@ -60,6 +60,7 @@ const (
 	mostProxyHeader = 1 << 10          // of PROXY v1 and v2
 	mostGreeting    = 2 + 64           // its length included
 	mostProxyBlock  = 1 << 10          // of JNLP4-connect-proxy
+	mostName        = 255              // of an agent's name, as in every session
 	mostLogin       = 8 << 10          // of JNLP-connect and JNLP2-connect
 	mostHello       = 16 << 10         // of a ClientHello; one that is larger is taken as one that says nothing
 	helloWait       = 2 * time.Second  // for a ClientHello inside JNLP4, where a route asks for its SNI

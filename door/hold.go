@@ -145,8 +145,12 @@ func sleep(ctx context.Context, t time.Duration) {
 }
 
 // refused reports whether a session's ending is the controller side's no, and
-// not its absence: what another try would meet again.
+// not its absence: what another try would meet again. So is what breaks the
+// rules of sessions.
 func refused(err error) bool {
+	if errors.Is(err, session.ErrViolation) {
+		return true
+	}
 	ended, ok := errors.AsType[*session.EndedError](err)
 	if !ok {
 		return false

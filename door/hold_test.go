@@ -86,6 +86,15 @@ func TestControllersNoIsFinal(t *testing.T) {
 	})
 }
 
+func TestBrokenRulesAreFinal(t *testing.T) {
+	held(t, Config{}, func(t *testing.T, r *rig) {
+		r.set(fmt.Errorf("gateway: %w: too large", session.ErrViolation))
+		r.jnlp4().wantGone("it would be too large for ever")
+		synctest.Wait()
+		r.wantRefused(refusedController, 1)
+	})
+}
+
 func TestControllerThatNobodyKnows(t *testing.T) {
 	held(t, Config{}, func(t *testing.T, r *rig) {
 		r.set(fmt.Errorf("gateway: %w: main", ErrUnknownController))

@@ -22,7 +22,13 @@ const (
 	lineNoController    = "No such controller\n"
 )
 
-var errBadACK = errors.New("door: not the ACK")
+var (
+	errBadACK  = errors.New("door: not the ACK")
+	errBadName = errors.New("door: not the name of an agent")
+)
+
+// validAgent reports whether a session may carry an agent's name.
+func validAgent(name string) bool { return remoting.ValidName(name) && len(name) <= mostName }
 
 // raw serves a connection that begins with a greeting. What it waits for is
 // bounded until the agent has said everything that it says by itself.
@@ -80,6 +86,9 @@ func (r *room) proxied(ctx context.Context, l *line, greeted func()) {
 		node, size, err = remoting.ParseProxyBlock(p)
 		return err
 	})
+	if err == nil && !validAgent(node) {
+		err = errBadName
+	}
 	if err == nil {
 		err = l.skip(size)
 	}
@@ -159,6 +168,9 @@ func (r *room) login(ctx context.Context, l *line, protocol, sort string, greete
 		node, err = parse(p)
 		return err
 	})
+	if err == nil && !validAgent(node) {
+		err = errBadName
+	}
 	if err != nil {
 		r.refuseLine(l, cmp.Or(lookReason(err), refusedGarbage), err)
 		return

@@ -266,6 +266,8 @@ func TestHostileConnectionsAreRefusedAndCounted(t *testing.T) {
 		{"no ACK", greeting, refusedACK},
 		{"a name of 65,535 bytes", proxy + "Node-Name: " + long + "\n\n", refusedGarbage},
 		{"a name that no log can show", proxy + "Node-Name: a\x00b\n\n", refusedGarbage},
+		{"a name that no session can carry", proxy + "Node-Name: " + long[:256] + "\n\n", refusedGarbage},
+		{"a log-in without a name", string(remoting.AppendLogin1(remoting.AppendGreeting(nil, remoting.JNLP1), "5ec4e7", "")), refusedGarbage},
 		{"no name", proxy + "\n", refusedGarbage},
 		{"half a name", proxy + "Node-Name: a", refusedSlow},
 		{"a proxy in front of a proxy", proxy + "Node-Name: a\n\n" + proxy, refusedGarbage},
