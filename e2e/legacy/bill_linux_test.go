@@ -71,7 +71,7 @@ func measure(t *testing.T, k *kafka, g generation) {
 		c.waitOnline(t, n.name, startLimit)
 		online[way] = append(online[way], time.Since(begin))
 		for again := range 2 { // the second has all classes
-			b := c.build(t, n.name, again+1)
+			b := c.build(t, a, again+1)
 			b.wantExact(t, n.job, buildLimit)
 			took[fmt.Sprint(kind, again)] = append(took[fmt.Sprint(kind, again)], b.duration(t))
 		}

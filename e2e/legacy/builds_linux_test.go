@@ -53,36 +53,34 @@ func builds(t *testing.T, g generation, single, cluster *kafka) {
 
 	t.Run("direct", func(t *testing.T) {
 		t.Parallel()
-		startAgent(t, office, g, calm[0], root)
-		c.succeeds(t, calm[0])
+		c.succeeds(t, startAgent(t, office, g, calm[0], root))
 	})
 	t.Run("direct, a reset", func(t *testing.T) {
 		t.Parallel()
 		a := startAgent(t, office, g, calm[1], root)
-		c.fails(t, calm[1], func() { a.cable.reset(home, 0) })
+		c.fails(t, a, func() { a.cable.reset(home, 0) })
 	})
 	t.Run("tier 0", func(t *testing.T) {
 		t.Parallel()
-		shared.straight(t, calm[2])
-		c.succeeds(t, calm[2])
+		c.succeeds(t, shared.straight(t, calm[2]))
 	})
 	t.Run("tier 0, a reset", func(t *testing.T) {
 		t.Parallel()
 		a := shared.straight(t, calm[3])
-		c.fails(t, calm[3], func() { a.cable.reset(shared.edge, 0) })
+		c.fails(t, a, func() { a.cable.reset(shared.edge, 0) })
 	})
 	t.Run("tier 1", func(t *testing.T) {
 		t.Parallel()
-		shared.survives(t, calm[4], func(*testing.T, *agent) {})
+		shared.survives(t, calm[4], func(*testing.T, *agent, *build) {})
 	})
 	for i, d := range []time.Duration{5 * time.Second, 60 * time.Second} {
 		t.Run(fmt.Sprintf("tier 1, resets for %v", d), func(t *testing.T) {
 			t.Parallel()
-			shared.survives(t, calm[5+i], func(_ *testing.T, a *agent) { a.cable.reset(shared.edge, d) })
+			shared.survives(t, calm[5+i], func(_ *testing.T, a *agent, _ *build) { a.cable.reset(shared.edge, d) })
 		})
 		t.Run(fmt.Sprintf("tier 1, a black hole for %v", d), func(t *testing.T) {
 			t.Parallel()
-			shared.survives(t, calm[7+i], func(t *testing.T, a *agent) {
+			shared.survives(t, calm[7+i], func(t *testing.T, a *agent, _ *build) {
 				a.cable.cut()
 				pass(t, d)
 				a.cable.mend()
@@ -92,33 +90,35 @@ func builds(t *testing.T, g generation, single, cluster *kafka) {
 	t.Run("tier 1, the gateway in use killed twice", func(t *testing.T) {
 		t.Parallel()
 		s := newSite(t, single, c)
-		s.survives(t, calm[9], func(t *testing.T, a *agent) {
+		s.survives(t, calm[9], func(t *testing.T, a *agent, b *build) {
 			for range 2 {
 				gateway, _ := s.inUse(t, a.node.name)
 				gateway.kill()
 				s.successor(t, gateway)
+				b.goesOn(t, a.job)
 			}
 		})
 	})
 	t.Run("tier 1, the leader killed", func(t *testing.T) {
 		t.Parallel()
 		s := newSite(t, cluster, c)
-		s.survives(t, calm[10], func(t *testing.T, a *agent) { s.killLeader(t, a) })
+		s.survives(t, calm[10], func(t *testing.T, a *agent, _ *build) { s.killLeader(t, a) })
 	})
 	t.Run("tier 1, both gateways upgraded", func(t *testing.T) {
 		t.Parallel()
 		s := newSite(t, single, c)
-		s.survives(t, calm[11], func(t *testing.T, a *agent) {
+		s.survives(t, calm[11], func(t *testing.T, a *agent, b *build) {
 			for _, old := range s.living() {
 				s.upgrade(t, old)
 				s.inUse(t, a.node.name)
+				b.goesOn(t, a.job)
 			}
 		})
 	})
 	t.Run("tier 1, the connector's link to Kafka cut for 30 s", func(t *testing.T) {
 		t.Parallel()
 		s := newSite(t, single, d)
-		s.survives(t, torn[0], func(t *testing.T, _ *agent) {
+		s.survives(t, torn[0], func(t *testing.T, _ *agent, _ *build) {
 			tornSingle.cut()
 			pass(t, 30*time.Second)
 			tornSingle.mend()
@@ -127,7 +127,7 @@ func builds(t *testing.T, g generation, single, cluster *kafka) {
 	t.Run("tier 1, all of it at once", func(t *testing.T) {
 		t.Parallel()
 		s := newSite(t, cluster, d)
-		s.survives(t, torn[1], func(t *testing.T, a *agent) { s.allAtOnce(t, a, tornCluster) })
+		s.survives(t, torn[1], func(t *testing.T, a *agent, _ *build) { s.allAtOnce(t, a, tornCluster) })
 	})
 }
 
@@ -141,20 +141,21 @@ func newNodes(t *testing.T, names ...string) []node {
 }
 
 // succeeds builds once on a node that comes online, with nothing in the way.
-func (c *hudson) succeeds(t *testing.T, n node) {
+func (c *hudson) succeeds(t *testing.T, a *agent) {
 	t.Helper()
-	c.waitOnline(t, n.name, startLimit)
-	b := c.build(t, n.name, 1)
-	b.wantExact(t, n.job, buildLimit)
+	c.waitOnline(t, a.node.name, startLimit)
+	b := c.build(t, a, 1)
+	b.wantExact(t, a.job, buildLimit)
 	t.Logf("Hudson %s, %s: SUCCESS after %v", c.generation.name, c.protocol, b.took.Round(100*time.Millisecond))
 }
 
 // fails builds on a node, and wants a fault to fail the build within seconds.
-func (c *hudson) fails(t *testing.T, n node, fault func()) {
+func (c *hudson) fails(t *testing.T, a *agent, fault func()) {
 	t.Helper()
-	c.waitOnline(t, n.name, startLimit)
-	b := c.build(t, n.name, 1)
+	c.waitOnline(t, a.node.name, startLimit)
+	b := c.build(t, a, 1)
 	b.waitLine(t, 100, buildLimit)
+	b.agent = nil // old agents may end with their connection
 	fault()
 	begin := time.Now()
 	if result := b.result(t, time.Minute); result != "FAILURE" {
@@ -166,15 +167,15 @@ func (c *hudson) fails(t *testing.T, n node, fault func()) {
 
 // survives builds under a shim, gives a fault in the middle, and wants nothing
 // to show of it.
-func (s *site) survives(t *testing.T, n node, fault func(*testing.T, *agent)) {
+func (s *site) survives(t *testing.T, n node, fault func(*testing.T, *agent, *build)) {
 	t.Helper()
 	a := s.shim(t, n)
 	s.hudson.waitOnline(t, n.name, startLimit)
 	before := n.java()
-	b := s.hudson.build(t, n.name, 1)
+	b := s.hudson.build(t, a, 1)
 	b.waitLine(t, 100, buildLimit)
 	begin := time.Now()
-	fault(t, a)
+	fault(t, a, b)
 	t.Logf("the fault lasted %v, and %d of %d lines were there then", time.Since(begin).Round(100*time.Millisecond), b.lines(), n.job.lines)
 	b.wantExact(t, n.job, buildLimit)
 	if after := n.java(); before == 0 || after != before {

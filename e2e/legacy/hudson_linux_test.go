@@ -188,15 +188,17 @@ func (c *hudson) waitOnline(t *testing.T, node string, within time.Duration) {
 type build struct {
 	c     *hudson
 	node  string
+	agent *agent // without which there is nothing to wait for; nil if it may end
 	n     int
 	began time.Time
 	took  time.Duration
 }
 
-// build starts a node's job for the n-th time.
-func (c *hudson) build(t *testing.T, node string, n int) *build {
+// build starts the job of a node for the n-th time.
+func (c *hudson) build(t *testing.T, a *agent, n int) *build {
 	t.Helper()
-	b := &build{c: c, node: node, n: n, began: time.Now()}
+	node := a.node.name
+	b := &build{c: c, node: node, agent: a, n: n, began: time.Now()}
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.url("job/"+node+"/build"), nil)
 	must(t, err)
 	_, _, err = c.do(req)
@@ -220,11 +222,26 @@ func (b *build) log() []byte {
 func (b *build) waitLine(t *testing.T, n int, within time.Duration) {
 	t.Helper()
 	line := fmt.Appendf(nil, "\nline %d\n", n)
-	eventually(t, fmt.Sprintf("%s prints line %d", b.node, n), within, func() bool { return bytes.Contains(b.log(), line) })
+	eventually(t, fmt.Sprintf("%s prints line %d", b.node, n), within, func() bool {
+		if b.agent != nil && !b.agent.running() {
+			t.Fatalf("%s ended in the middle of its build: %v", b.agent.process.name, b.agent.cmd.ProcessState)
+		}
+		return bytes.Contains(b.log(), line)
+	})
 }
 
 // lines is how many of the job's lines are there.
 func (b *build) lines() int { return bytes.Count(b.log(), []byte("\nline ")) }
+
+// goesOn waits for ten more lines, if there are more to come.
+func (b *build) goesOn(t *testing.T, of job) {
+	t.Helper()
+	before := b.lines()
+	eventually(t, b.node+"'s build goes on", 2*time.Minute, func() bool {
+		now := b.lines()
+		return now >= before+10 || now == of.lines
+	})
+}
 
 // result waits for the end, and returns what the controller says of it.
 func (b *build) result(t *testing.T, within time.Duration) string {
@@ -234,6 +251,9 @@ func (b *build) result(t *testing.T, within time.Duration) string {
 		Result   string
 	}
 	eventually(t, b.node+"'s build ends", within, func() bool {
+		if b.agent != nil && !b.agent.running() {
+			t.Fatalf("%s ended in the middle of its build: %v", b.agent.process.name, b.agent.cmd.ProcessState)
+		}
 		return b.c.ask(b.page(), &state) == nil && !state.Building && state.Result != ""
 	})
 	b.took = time.Since(b.began)

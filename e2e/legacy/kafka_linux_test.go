@@ -29,7 +29,7 @@ func startKafka(t *testing.T, nodes int) *kafka {
 	t.Helper()
 	k := &kafka{t: t, lan: newLAN(t)}
 	var err error
-	k.Apache, err = broker.StartApache(t.Context(), broker.ApacheConfig{Nodes: nodes, FastFailover: true, Host: k.lan.joinSelf()})
+	k.Apache, err = broker.StartApache(t.Context(), broker.ApacheConfig{Nodes: nodes, FastFailover: nodes > 1, Host: k.lan.joinSelf()})
 	must(t, err)
 	t.Cleanup(k.Close)
 	k.admin, err = kgo.NewClient(append(k.ClientOpts(""), kgo.MetadataMinAge(100*time.Millisecond))...)

@@ -44,7 +44,7 @@ func TestNoInboundPortNoPath(t *testing.T) {
 
 	a := s.shim(t, n)
 	c.waitOnline(t, n.name, startLimit)
-	c.build(t, n.name, 1).wantExact(t, n.job, buildLimit)
+	c.build(t, a, 1).wantExact(t, n.job, buildLimit)
 
 	// The agent's host sends all it has to the edge, as its router.
 	a.host.ip("route", "add", "default", "via", s.address)

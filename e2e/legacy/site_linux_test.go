@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -44,7 +45,7 @@ func newSite(t *testing.T, k *kafka, c *hudson) *site {
 	s.address = s.edge.plug(s.agents).address
 	s.edgeInside = s.edge.plug(k.lan).address
 	s.edge.noRouter()
-	s.run("topics", "create", k.trying())
+	s.topics()
 	for port := range 2 {
 		s.gateway(t, fmt.Sprintf("%s:%d", s.address, 7443+port), fmt.Sprintf("127.0.0.1:%d", 7480+port))
 	}
@@ -54,14 +55,25 @@ func newSite(t *testing.T, k *kafka, c *hudson) *site {
 	return s
 }
 
-// run runs an operator's command about the controller to its end.
-func (s *site) run(group, command string, flags []string) []byte {
+// topics makes the controller's topics. A cluster that starts beside many
+// others may not take the first order.
+func (s *site) topics() {
 	s.t.Helper()
-	args := []string{group}
-	if command != "" {
-		args = append(args, command)
-	}
-	args = append(append(args, "--controller", s.controller), s.k.flags()...)
+	args := append([]string{"topics", "create", "--controller", s.controller}, s.k.flags()...)
+	args = append(args, s.k.trying()...)
+	eventually(s.t, "topics are made", time.Minute, func() bool {
+		out, err := exec.CommandContext(s.t.Context(), *program, args...).CombinedOutput()
+		if err != nil {
+			s.t.Logf("moorage topics create: %v: %s", err, out)
+		}
+		return err == nil
+	})
+}
+
+// run runs an operator's command about the controller to its end.
+func (s *site) run(command string, flags ...string) []byte {
+	s.t.Helper()
+	args := append([]string{command, "--controller", s.controller}, s.k.flags()...)
 	return output(s.t, *program, append(args, flags...)...)
 }
 
@@ -128,7 +140,7 @@ type listed struct {
 func (s *site) sessions(state string) (found []listed) {
 	s.t.Helper()
 	var all []listed
-	must(s.t, json.Unmarshal(s.run("sessions", "", []string{"--state", state, "--json"}), &all))
+	must(s.t, json.Unmarshal(s.run("sessions", "--state", state, "--json"), &all))
 	for _, l := range all {
 		if strings.Contains(strings.ToLower(l.Kind), "remoting") {
 			found = append(found, l)
