@@ -25,7 +25,7 @@ const (
 	localLinger = 30 * time.Second
 	// localUnread is how much of a local session waits in it to be read, in
 	// bytes. What comes above it stays in the cache, or in Kafka.
-	localUnread = 64 << 10
+	localUnread = 128 << 10
 	// localWrite is how much is written before the partition is asked again
 	// whether it can take more.
 	localWrite = 64 << 10
@@ -431,6 +431,7 @@ func (all *locals) add(l *LocalSession) error {
 	all.running.Add(1)
 	l.g.streams.Add(1)
 	l.g.metrics.streams.Inc()
+	l.g.metrics.locals.Inc()
 	return nil
 }
 
@@ -440,6 +441,7 @@ func (all *locals) remove(l *LocalSession) {
 	delete(all.open, l)
 	l.g.streams.Add(-1)
 	l.g.metrics.streams.Dec()
+	l.g.metrics.locals.Dec()
 	all.running.Done()
 }
 

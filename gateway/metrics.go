@@ -12,6 +12,7 @@ type metrics struct {
 	connections    prometheus.Gauge       // open now
 	streams        prometheus.Gauge       // open now, greeted or not
 	sessions       prometheus.Gauge       // attached now
+	locals         prometheus.Gauge       // streams whose agent side is the gateway itself; among streams and, attached, among sessions
 	lingering      prometheus.Gauge       // down logs read on without a stream
 	attached       *prometheus.CounterVec // by how: open, memory (resumed from the cache or nothing missed), kafka (resumed by reading)
 	refused        *prometheus.CounterVec // streams refused before Welcome, by reason: the words of status.go, and "gone"
@@ -63,6 +64,7 @@ func newMetrics(g *Gateway) *metrics {
 	m.connections = gauge("connections", "Connections open now.")
 	m.streams = gauge("streams", "Streams open now, greeted or not.")
 	m.sessions = gauge("sessions", "Sessions attached now.")
+	m.locals = gauge("local_sessions", "Sessions of the gateway's own, for legacy agents at its door.")
 	m.lingering = gauge("lingering", "Sessions whose down log is read on after their stream broke.")
 	m.attached = counters("attached_total", "Sessions attached, by how: open, memory, kafka.", "how")
 	m.refused = counters("refused_total", "Streams refused before they were welcomed.", "reason")
