@@ -56,7 +56,8 @@ Examples:
   moorage gateway --config /etc/moorage/moorage.yaml
 
   # Stock agents too: Jenkins' at https://gw1.example.org:7443/ci/, Hudson's where it has none.
-  moorage gateway ... --door ci --door hudson --door-route 'hudson=port:7444' --door-listen :7444 --allow-cleartext-remoting
+  moorage gateway --kafka k1.example.org:9093 --tls-cert /etc/moorage/gw1.pem --tls-key /etc/moorage/gw1.key --token-key-file /etc/moorage/token-key \
+    --door ci --door hudson --door-route hudson=port:7444 --door-listen :7444 --allow-cleartext-remoting
 
   # On one machine, to try things out.
   moorage gateway --kafka 127.0.0.1:9092 --listen 127.0.0.1:7443 --insecure
