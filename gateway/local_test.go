@@ -587,3 +587,34 @@ func TestBackendDescribes(t *testing.T) {
 		}
 	})
 }
+
+// BenchmarkLocalBytes is a local session's way to the bridge and back, in
+// pieces of 32 KiB, as a door copies them.
+func BenchmarkLocalBytes(b *testing.B) {
+	g, _ := voidGateway(b, true)
+	l, err := g.OpenLocal(context.Background(), legacy)
+	if err != nil {
+		b.Fatal(err)
+	}
+	p := make([]byte, 32<<10)
+	b.SetBytes(int64(len(p)))
+	read := make(chan error, 1)
+	n := 0
+	go func() {
+		_, err := io.Copy(io.Discard, l)
+		read <- err
+	}()
+	for b.Loop() {
+		if _, err := l.Write(p); err != nil {
+			b.Fatal(err)
+		}
+		n++
+	}
+	for took := uint64(0); took < uint64(n*len(p)); runtime.Gosched() {
+		l.Lock()
+		took, _ = l.agent.Bytes()
+		l.Unlock()
+	}
+	l.Abort(errors.New("done"))
+	<-read
+}
