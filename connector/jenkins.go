@@ -20,6 +20,7 @@ import (
 
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 	"github.com/moorage-dev/moorage/remoting"
+	"github.com/moorage-dev/moorage/seeded"
 )
 
 // Jenkins says where the controller is that a connector stands beside; a
@@ -183,6 +184,9 @@ func (n *neighbour) saw(found *linkv1.Jenkins, err error) {
 	back := n.away
 	n.away = false
 	if n.known != nil {
+		if seeded.On(seeded.StaleIdentity) {
+			return
+		}
 		found.Reachable = n.known.GetReachable()
 		if proto.Equal(n.known, found) {
 			if back {

@@ -353,8 +353,13 @@ func TestSessionReachesTheWebSocket(t *testing.T) {
 						up <- message
 					}
 				})
-				if got := <-pong; got != "are you there" {
-					t.Errorf("pong %q", got)
+				select {
+				case got := <-pong:
+					if got != "are you there" {
+						t.Errorf("pong %q", got)
+					}
+				case <-time.After(patience):
+					t.Error("a ping was not answered")
 				}
 				for text := range down {
 					if err := ws.WriteMessage(websocket.BinaryMessage, []byte(text)); err != nil {

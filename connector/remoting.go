@@ -14,6 +14,7 @@ import (
 	"github.com/moorage-dev/moorage/controller"
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 	"github.com/moorage-dev/moorage/remoting"
+	"github.com/moorage-dev/moorage/seeded"
 	"github.com/moorage-dev/moorage/session"
 	"github.com/moorage-dev/moorage/tunnel"
 )
@@ -154,5 +155,10 @@ func whole(conn interface {
 	tunnel.Conn
 	RemoteAddr() net.Addr
 }) *local {
-	return &local{abort: conn.Abort, address: conn.RemoteAddr().String(), join: func(s tunnel.Conn) error { return tunnel.JoinWhole(conn, s) }}
+	return &local{abort: conn.Abort, address: conn.RemoteAddr().String(), join: func(s tunnel.Conn) error {
+		if seeded.On(seeded.EndNotCarried) {
+			return tunnel.Join(conn, s)
+		}
+		return tunnel.JoinWhole(conn, s)
+	}}
 }

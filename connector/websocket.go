@@ -17,6 +17,7 @@ import (
 
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 	"github.com/moorage-dev/moorage/remoting"
+	"github.com/moorage-dev/moorage/seeded"
 	"github.com/moorage-dev/moorage/session"
 	"github.com/moorage-dev/moorage/tunnel"
 )
@@ -146,6 +147,12 @@ func (c *socket) join(s tunnel.Conn) error {
 				return
 			}
 			orderly()
+		})
+	}
+	if seeded.On(seeded.PingCrosses) {
+		c.SetPingHandler(func(text string) error {
+			_, err := io.WriteString(s, text)
+			return err
 		})
 	}
 	wg.Go(func() {

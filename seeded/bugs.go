@@ -26,6 +26,9 @@ const (
 	CloseOnce         Bug = "close-once"          // controller: CLOSE is produced once and forgotten
 	RecutOnResume     Bug = "recut-on-resume"     // agent: a resent frame has other bytes
 	ChildOrphaned     Bug = "child-orphaned"      // shim: what an agent has started outlives a shim that is killed
+	StaleIdentity     Bug = "stale-identity"      // connector: what was found first is published for ever
+	EndNotCarried     Bug = "end-not-carried"     // connector: the end of a legacy socket is taken for a half-close
+	PingCrosses       Bug = "ping-crosses"        // connector: a WebSocket's ping goes to the agent instead of being answered
 )
 
 // All lists every defect.
@@ -34,4 +37,5 @@ var All = []Bug{
 	OldStreamServed, HigherAccepted, DedupForgets, DrainDropsTail, WindowCountsItems, FinOvertakes,
 	DeliveredOnce, HalfOpenLoses, EvictedNotReread, EndedRevived, TicketUnchecked, OldIncarnation,
 	CloseOnce, RecutOnResume, ChildOrphaned,
+	StaleIdentity, EndNotCarried, PingCrosses,
 }

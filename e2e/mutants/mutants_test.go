@@ -80,6 +80,9 @@ var finders = map[seeded.Bug][]finder{
 	seeded.OldIncarnation:    {story("session", "TestRegistryKeepsSilentAboutWhatMayOpen"), story("controller", "TestUnknownSessions"), explorer("controller and links")},
 	seeded.CloseOnce:         {story("session", "TestLostCloseIsProducedAgain"), explorer("produces")},
 	seeded.RecutOnResume:     {story("link", "TestBrokenStreamIsResumedWhereItStood"), simulation(seeds)},
+	seeded.StaleIdentity:     {story("connector", "TestLookUpFollowsARestart")},
+	seeded.EndNotCarried:     {story("connector", "TestEndings")},
+	seeded.PingCrosses:       {story("connector", "TestSessionReachesTheWebSocket")},
 	seeded.ChildOrphaned:     {story("shim", "TestAgentDiesWithAKilledShim", "TestWhatAnAgentLeftDiesWithAKilledShim")},
 }
 
