@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -281,8 +282,18 @@ func (n *neighbour) tryPort(ctx context.Context) {
 		return // reached has noted it
 	}
 	if ping {
-		// Nobody waits for the answer: what counts is that it was asked politely.
-		_, _ = conn.Write(remoting.AppendGreeting(nil, remoting.Ping))
+		sayPing(conn)
 	}
 	_ = conn.Close() // nothing is lost by it
+}
+
+// sayPing makes a connection that has no other purpose one that the
+// controller understands. It was reached, whatever becomes of this.
+func sayPing(conn *net.TCPConn) {
+	if conn.SetDeadline(time.Now().Add(2*time.Second)) != nil {
+		return
+	}
+	if _, err := conn.Write(remoting.AppendGreeting(nil, remoting.Ping)); err == nil {
+		_, _ = io.ReadFull(conn, make([]byte, len(remoting.Pong)))
+	}
 }

@@ -136,6 +136,9 @@ func (n *neighbour) ask(ctx context.Context, method, page string) (answer, error
 	if cerr := resp.Body.Close(); err == nil {
 		err = cerr
 	}
+	if err == nil && resp.StatusCode >= http.StatusInternalServerError {
+		err = fmt.Errorf("answers %d", resp.StatusCode) // it is starting, or something before it cannot reach it
+	}
 	if err != nil {
 		return answer{}, fmt.Errorf("connector: %s: %w", page, err)
 	}
