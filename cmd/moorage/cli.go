@@ -12,7 +12,7 @@ type cli struct {
 	Log    logFlags   `embed:"" prefix:"log-"`
 
 	Gateway    gatewayCmd    `cmd:"" help:"Serve agents at the edge and carry their sessions to and from Kafka."`
-	Connector  connectorCmd  `cmd:"" help:"Offer TCP services beside a controller to its agents."`
+	Connector  connectorCmd  `cmd:"" help:"Stand beside a Jenkins, a Hudson or other services, and bring agents to them."`
 	Shim       shimCmd       `cmd:"" help:"Run an agent, or stand beside one, and offer it its controller on local ports."`
 	Send       sendCmd       `cmd:"" help:"Send messages to a controller by hand, as an agent."`
 	Tail       tailCmd       `cmd:"" help:"Be a controller by hand, and print what agents send."`
