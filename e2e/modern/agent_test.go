@@ -76,7 +76,9 @@ func (s *site) startAgent(name, door string, m manner, more ...func(*standin.Age
 		defer close(a.done)
 		a.err = agent.Run(ctx)
 	}()
-	s.Cleanup(a.kill)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.agents = append(s.agents, a)
 	return a
 }
 

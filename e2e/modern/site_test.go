@@ -41,6 +41,8 @@ type site struct {
 	places   []string   // where agents reach the gateways
 	gateways map[string]*edge
 	lives    int
+	agents   []*actor
+	shims    []*shore
 }
 
 // someKey is an identity that sites share: making one takes its time.
@@ -76,7 +78,24 @@ func newSite(t *testing.T, cfg standin.Config, doors func(*door.Config)) *site {
 	for range 2 {
 		s.startGateway(freeAddress(t))
 	}
+	t.Cleanup(s.leave)
 	return s
+}
+
+// leave ends all agents, and then all shims.
+func (s *site) leave() {
+	s.mu.Lock()
+	agents, shims := s.agents, s.shims
+	s.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, a := range agents {
+		wg.Go(a.kill)
+	}
+	wg.Wait()
+	for _, h := range shims {
+		wg.Go(h.end)
+	}
+	wg.Wait()
 }
 
 func (s *site) logger(who string) *slog.Logger {
@@ -328,6 +347,8 @@ func (s *site) startShim(agent string) *shore {
 		cancel()
 		<-h.over
 	}
-	s.Cleanup(h.end)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shims = append(s.shims, h)
 	return h
 }
