@@ -195,7 +195,9 @@ func nodeName(h http.Header, latin1 bool) string {
 // refuse answers a request that cannot be fulfilled, after it was held.
 func (w *web) refuse(rw http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
-		return // nobody is there any more
+		// The agent has left, or the door is being shut: no answer is better
+		// than the one that the server makes of none, an empty 200.
+		panic(http.ErrAbortHandler)
 	}
 	w.door.log.Info("request refused", "path", r.URL.Path, "remote", r.RemoteAddr, "err", err)
 	if errors.Is(err, ErrUnknownController) {

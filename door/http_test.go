@@ -112,6 +112,56 @@ func TestUnknownControllersAreRefused(t *testing.T) {
 	}
 }
 
+func TestShutDoorEndsWhatIsHeld(t *testing.T) {
+	s := newStage(t, Config{Controllers: []string{"new", "away", "here"}})
+	s.known("away", &linkv1.Jenkins{Path: "/", AgentPort: 1, Epoch: "e"})
+	hangs := make(chan struct{}, 2)
+	s.jenkins = func(_ http.ResponseWriter, r *http.Request) {
+		hangs <- struct{}{}
+		<-r.Context().Done()
+	}
+	sessions := make(chan *far, 2)
+	s.ws = func(r Request, f *far) {
+		if r.Controller == "here" {
+			f.answer(http.StatusSwitchingProtocols)
+		}
+		sessions <- f
+	}
+	var wg sync.WaitGroup
+	for _, path := range []string{"new/tcpSlaveAgentListener/", "away/jnlpJars/agent.jar", "away/computer/a/slave-agent.jnlp"} {
+		wg.Go(func() {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+path, nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if resp, err := http.DefaultTransport.RoundTrip(req); err == nil {
+				_ = resp.Body.Close() // nobody looks at it
+				t.Errorf("GET /%s: %s from a door that is shut", path, resp.Status)
+			}
+		})
+	}
+	wg.Go(func() {
+		if _, _, err := s.dial("/away/wsagents/", agentRequest("agent1")); err == nil {
+			t.Error("a WebSocket that was never accepted")
+		}
+	})
+	c, _, err := s.dial("/here/wsagents/", agentRequest("agent2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, two := <-sessions, <-sessions
+	<-hangs
+	<-hangs
+	s.shut()
+	wg.Wait()
+	if _, _, err := c.ReadMessage(); err == nil {
+		t.Error("a message from a door that is shut")
+	}
+	one.wantEnded(t, linkv1.Reason_REASON_PEER_RESET)
+	two.wantEnded(t, linkv1.Reason_REASON_PEER_RESET)
+}
+
 // A stage is a door between a test, which plays the agents, and controllers
 // whose HTTP port is in this process.
 type stage struct {
@@ -119,6 +169,7 @@ type stage struct {
 	door    *Door
 	url     string // ends with '/'
 	address string
+	shut    func()           // ends the door
 	jenkins http.HandlerFunc // answers sessions of kind HTTP
 	ws      func(Request, *far)
 
@@ -160,6 +211,7 @@ func newStage(t testing.TB, cfg Config) *stage {
 		s.jenkins(rw, r)
 	})}
 	s.wg.Go(func() { _ = controller.Serve(s.listener) }) // the same
+	s.shut = shut
 	t.Cleanup(func() {
 		shut()
 		_ = controller.Close() // everything of it is over
