@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -142,7 +143,7 @@ func TestNobodyIsBroughtToAJenkinsThatStarts(t *testing.T) {
 	<-s2.waited
 	for _, tt := range []struct{ got, want string }{
 		{s.waiting(), "the controller's agent port: the controller answers no look-up, tried since "},
-		{s2.waiting(), "the controller's HTTP port: not ready, tried since "},
+		{s2.waiting(), "the controller's HTTP port: the controller answers no look-up, tried since "},
 	} {
 		if !strings.HasPrefix(tt.got, tt.want) {
 			t.Errorf("waits for %q, want %q", tt.got, tt.want)
@@ -154,6 +155,27 @@ func TestNobodyIsBroughtToAJenkinsThatStarts(t *testing.T) {
 	j.set(func() { j.down = false })
 	wantBytes(t, agent, j.dialled(), "down")
 	<-s2.accepted
+}
+
+// What stands before a Jenkins may answer in its place that it is not there.
+func TestWebSocketIsTriedAgainUntilJenkinsIsReady(t *testing.T) {
+	j := startJenkins(t, false)
+	asked := 0
+	j.set(func() {
+		j.socket = func(w http.ResponseWriter, _ *http.Request) {
+			if asked++; asked < 3 {
+				w.WriteHeader(http.StatusBadGateway)
+				return
+			}
+			http.Error(w, "no such agent", http.StatusBadRequest)
+		}
+	})
+	c, _ := j.beside(Config{})
+	_, s := c.session(t, controller.Info{Kind: linkv1.ServiceKind_SERVICE_KIND_WEBSOCKET, Remoting: &linkv1.Remoting{Agent: "a2"}})
+	wantEnding(t, s, linkv1.Reason_REASON_OK)
+	if status := s.wasAccepted().GetStatus(); status != http.StatusBadRequest || asked != 3 {
+		t.Errorf("answered %d after %d requests", status, asked)
+	}
 }
 
 func TestHoldHasAnEnd(t *testing.T) {

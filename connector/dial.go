@@ -70,13 +70,12 @@ type refusedError struct{ text string }
 
 func (e *refusedError) Error() string { return "connector: " + e.text }
 
-// Why nothing is dialled: no look-up has told the agent port yet, the last one
-// failed, the port is switched off, or what was asked says that it is not ready.
+// Why nothing is dialled: it was never found, the last look-up failed, the port is switched off, or what was asked says that it is not ready.
 var (
-	errUnknownPort = errors.New("connector: not found yet")
-	errAway        = errors.New("connector: Jenkins answers no look-up")
-	errPortOff     = errors.New("connector: the agent port is switched off")
-	errStarting    = errors.New("connector: Jenkins is not ready")
+	errUnknown  = errors.New("connector: not found yet")
+	errAway     = errors.New("connector: Jenkins answers no look-up")
+	errPortOff  = errors.New("connector: the agent port is switched off")
+	errStarting = errors.New("connector: Jenkins is not ready")
 )
 
 // dialWord says what became of a dial without telling addresses.
@@ -87,7 +86,7 @@ func dialWord(err error) string {
 	var authority x509.UnknownAuthorityError
 	var invalid x509.CertificateInvalidError
 	switch {
-	case errors.Is(err, errUnknownPort):
+	case errors.Is(err, errUnknown):
 		return "not found yet"
 	case errors.Is(err, errAway):
 		return "the controller answers no look-up"

@@ -211,20 +211,32 @@ func (n *neighbour) tell() {
 	n.news = make(chan struct{})
 }
 
-// agentPort returns where to dial. A controller that starts may open its agent
-// port before it knows its agents, and would turn them down; so nobody is
-// brought there while the page that they ask first is not there.
-func (n *neighbour) agentPort() (string, error) {
+// ready says why nobody is to be brought there now; nil: go. A controller that
+// starts opens its ports before it knows its agents, and would turn them down;
+// so the page that agents ask first must be there.
+func (n *neighbour) ready() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
 	case n.known == nil:
-		return "", errUnknownPort
+		return errUnknown
 	case n.away:
-		return "", errAway
-	case n.address != "":
+		return errAway
+	}
+	return nil
+}
+
+// agentPort returns where to dial.
+func (n *neighbour) agentPort() (string, error) {
+	if err := n.ready(); err != nil {
+		return "", err
+	}
+	if n.address != "" {
 		return n.address, nil
-	case n.known.GetAgentPort() == 0:
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.known.GetAgentPort() == 0 {
 		return "", errPortOff
 	}
 	return net.JoinHostPort(n.root.Hostname(), strconv.Itoa(int(n.known.GetAgentPort()))), nil

@@ -121,6 +121,9 @@ func (n *neighbour) http(ctx context.Context) (*local, error) {
 }
 
 func (n *neighbour) dialHTTP(ctx context.Context) (*net.TCPConn, error) {
+	if err := n.ready(); err != nil {
+		return nil, err
+	}
 	port := n.root.Port()
 	if port == "" {
 		port = n.root.Scheme
