@@ -53,7 +53,7 @@ var Larger = []Config{
 	{Name: "larger: links, slow", Up: 1, Down: 1, Faults: 1, Queue: true, Fine: true, Kinds: Faults(Cut, HalfOpen)},
 	{Name: "larger: links, late records", Up: 1, Down: 1, Faults: 2, Late: true, Kinds: Faults(Cut, HalfOpen)},
 	{Name: "larger: links and produces", Up: 1, Down: 1, Faults: 2, Late: true, Kinds: Faults(Cut, FailProduce, Unanswered)},
-	{Name: "larger: links and produces, small window", Up: 2, Down: 2, Window: 1, Faults: 2, Late: true, Kinds: Faults(Cut, FailProduce, LateProduce)},
+	{Name: "larger: links and produces, small window", Up: 2, Down: 2, Window: 1, Faults: 2, Kinds: Faults(Cut, FailProduce, LateProduce)},
 	{Name: "larger: gateways", Up: 2, Down: 2, Faults: 2, Kinds: Faults(KillGateway, FreezeGateway)},
 	{Name: "larger: controller and links", Up: 1, Down: 1, Faults: 2, Late: true, Kinds: Faults(KillController, StaleController, Cut)},
 	{Name: "larger: agent side away", Up: 1, Down: 1, Faults: 2, Kinds: Faults(Away, Cut, HalfOpen, FreezeGateway)},

@@ -547,7 +547,9 @@ func (w *world) readUp(p *proc, part int) {
 		} else {
 			p.reg = p.reg.Clone()
 			w.answer(p, part, p.reg.UnknownLease(origin, &entries[0]))
-			p.reg.Settle(origin)
+			if w.cfg.Variant != AnyTopic { // answers without end would fill the new topic up to the old offset
+				p.reg.Settle(origin)
+			}
 		}
 		return
 	}

@@ -361,18 +361,24 @@ func (w *world) misfortunes(ms []move) []move {
 	if !w.away {
 		add(Away, 0)
 	}
-	if w.openedBy != 0 || w.truth[up] > 0 || w.bound() {
+	// Before OPEN is written there is nothing to lose but the place in the down
+	// log, which matters if OPEN is written late.
+	written, early := w.openedBy != 0 || w.truth[up] > 0, w.cfg.Late && w.bound()
+	if written || early {
 		part := int8(0)
 		if w.bound() {
 			part = int8(w.agent.Start().Partition)
 		}
 		for dir := range w.logs {
 			l := &w.logs[dir][part]
+			if dir == up && !written {
+				continue
+			}
 			if len(l.recs) > 0 {
 				add(LoseRecord, int8(dir))
 				add(Truncate, int8(dir))
 			}
-			if len(l.recs) > 0 || dir == down {
+			if len(l.recs) > 0 || dir == down && early {
 				add(Retention, int8(dir))
 			}
 			add(Recreate, int8(dir))
