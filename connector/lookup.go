@@ -127,6 +127,9 @@ func (n *neighbour) ask(ctx context.Context, method, page string) (answer, error
 	if err != nil {
 		return answer{}, fmt.Errorf("connector: %w", err)
 	}
+	// Hudson 1.395 sends a page's body behind HEAD's answer too: on a connection
+	// that is kept, net/http writes it to stderr.
+	req.Close = method == http.MethodHead
 	resp, err := n.client.Do(req)
 	if err != nil {
 		return answer{}, fmt.Errorf("connector: %w", err)
