@@ -202,6 +202,19 @@ func (r *rig) wantRefused(reason string, want float64) {
 	r.wantCount("refused as "+reason, r.d.m.refused.WithLabelValues(reason), want)
 }
 
+// wantGreeting waits until so many connections of one address have yet to greet.
+func (r *rig) wantGreeting(want int) {
+	r.t.Helper()
+	waitFor(r.t, "all are counted", func() bool {
+		r.d.mu.Lock()
+		defer r.d.mu.Unlock()
+		for _, n := range r.d.greeting {
+			return n == want
+		}
+		return false
+	})
+}
+
 func (r *rig) wantCame(sort string, want float64) {
 	r.t.Helper()
 	r.wantCount("came as "+sort, r.d.m.came.WithLabelValues(sort), want)
