@@ -77,15 +77,16 @@ func TestAgentMoves(t *testing.T) {
 	s := newSite(t, standin.Config{}, nil)
 	for _, m := range []manner{manners[0], manners[3]} {
 		t.Run("tier 1 "+m.word, func(t *testing.T) {
+			t.Parallel()
 			name := "moving-" + m.word
 			old := s.startShim(name)
 			a := s.startAgent(name, old.door, m)
 			s.jenkins.wantOnline(t, name, 30*time.Second)
-			before := s.remoteOf(name)
+			before := s.jenkins.remoteOf(name)
 			old.wire.swallow() // the old host is off the network
 			began := time.Now()
 			s.startAgent(name, s.startShim(name).door, m)
-			s.wantAnotherOnline(t, name, before, began.Add(25*time.Second))
+			s.jenkins.wantAnotherOnline(t, name, before, began.Add(25*time.Second))
 			t.Logf("%s was back after %v", name, time.Since(began).Round(10*time.Millisecond))
 			old.wire.mend()
 			// The old host finds its session gone; its agent tries again, and is
@@ -118,8 +119,8 @@ func (s *site) startHost(t *testing.T, name, ip string) *actor {
 }
 
 // remoteOf tells the connection by which the controller knows an agent.
-func (s *site) remoteOf(name string) string {
-	for _, one := range s.jenkins.Agents() {
+func (j *jenkins) remoteOf(name string) string {
+	for _, one := range j.Agents() {
 		if one.Name == name {
 			return one.Remote
 		}
@@ -128,10 +129,10 @@ func (s *site) remoteOf(name string) string {
 }
 
 // wantAnotherOnline waits until an agent is online by another connection.
-func (s *site) wantAnotherOnline(t *testing.T, name, before string, limit time.Time) {
+func (j *jenkins) wantAnotherOnline(t *testing.T, name, before string, limit time.Time) {
 	t.Helper()
 	eventually(t, name+" is online again", time.Until(limit), func() bool {
-		now := s.remoteOf(name)
+		now := j.remoteOf(name)
 		return now != "" && now != before
 	})
 }
@@ -141,29 +142,32 @@ func (s *site) wantAnotherOnline(t *testing.T, name, before string, limit time.T
 func TestShimStartedAgain(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, standin.Config{}, nil)
-	for _, tt := range []struct {
-		desc   string
-		strike func(*cable)
-	}{
-		{"the gateway knows", (*cable).cut},
-		{"the gateway does not know", (*cable).swallow},
-	} {
-		for _, m := range []manner{manners[0], manners[1], manners[3]} {
-			t.Run(tt.desc+" "+m.word, func(t *testing.T) {
-				name := m.word + strings.ReplaceAll(tt.desc, " ", "-")
-				old := s.startShim(name)
-				a := s.startAgent(name, old.door, m, func(a *standin.Agent) { a.FreshJVM = true })
-				s.jenkins.wantOnline(t, name, 30*time.Second)
-				before := s.remoteOf(name)
-				tt.strike(old.wire) // before the shim can say anything
-				a.kill()
-				began := time.Now()
-				s.startAgent(name, s.startShim(name).door, m)
-				s.wantAnotherOnline(t, name, before, began.Add(25*time.Second))
-				t.Logf("back after %v", time.Since(began).Round(10*time.Millisecond))
-			})
+	t.Run("each", func(t *testing.T) {
+		for _, tt := range []struct {
+			desc   string
+			strike func(*cable)
+		}{
+			{"the gateway knows", (*cable).cut},
+			{"the gateway does not know", (*cable).swallow},
+		} {
+			for _, m := range []manner{manners[0], manners[1], manners[3]} {
+				t.Run(tt.desc+" "+m.word, func(t *testing.T) {
+					t.Parallel()
+					name := m.word + strings.ReplaceAll(tt.desc, " ", "-")
+					old := s.startShim(name)
+					a := s.startAgent(name, old.door, m, func(a *standin.Agent) { a.FreshJVM = true })
+					s.jenkins.wantOnline(t, name, 30*time.Second)
+					before := s.jenkins.remoteOf(name)
+					tt.strike(old.wire) // before the shim can say anything
+					a.kill()
+					began := time.Now()
+					s.startAgent(name, s.startShim(name).door, m)
+					s.jenkins.wantAnotherOnline(t, name, before, began.Add(25*time.Second))
+					t.Logf("back after %v", time.Since(began).Round(10*time.Millisecond))
+				})
+			}
 		}
-	}
+	})
 	if refused := s.jenkins.Stats().Refused; len(refused) != 0 {
 		t.Errorf("the controller refused: %v", refused)
 	}
@@ -174,26 +178,29 @@ func TestShimStartedAgain(t *testing.T) {
 func TestTwoAgentsOfOneName(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, standin.Config{}, nil)
-	for _, m := range []manner{manners[0], manners[3]} {
-		for tier := range 2 {
-			t.Run(fmt.Sprintf("tier %d %s", tier, m.word), func(t *testing.T) {
-				name := fmt.Sprintf("twin%d-%s", tier, m.word)
-				doors := []string{s.places[0], s.places[1]}
-				if tier == 1 {
-					doors = []string{s.startShim(name).door, s.startShim(name).door}
-				}
-				first := s.startAgent(name, doors[0], m, once)
-				s.jenkins.wantOnline(t, name, 30*time.Second)
-				second := s.startAgent(name, doors[1], m)
-				told := second.want(standin.Failed, 1, 30*time.Second)
-				t.Logf("the second is told: %v", told.Err)
-				first.wantUnharmed()
-				s.jenkins.call(t, name, 100, 100, 10*time.Second)
-				first.kill()
-				second.want(standin.Online, 1, 60*time.Second)
-			})
+	t.Run("each", func(t *testing.T) {
+		for _, m := range []manner{manners[0], manners[3]} {
+			for tier := range 2 {
+				t.Run(fmt.Sprintf("tier %d %s", tier, m.word), func(t *testing.T) {
+					t.Parallel()
+					name := fmt.Sprintf("twin%d-%s", tier, m.word)
+					doors := []string{s.places[0], s.places[1]}
+					if tier == 1 {
+						doors = []string{s.startShim(name).door, s.startShim(name).door}
+					}
+					first := s.startAgent(name, doors[0], m, once)
+					s.jenkins.wantOnline(t, name, 30*time.Second)
+					second := s.startAgent(name, doors[1], m)
+					told := second.want(standin.Failed, 1, 30*time.Second)
+					t.Logf("the second is told: %v", told.Err)
+					first.wantUnharmed()
+					s.jenkins.call(t, name, 100, 100, 10*time.Second)
+					first.kill()
+					second.want(standin.Online, 1, 60*time.Second)
+				})
+			}
 		}
-	}
+	})
 	if got := s.jenkins.Stats().Refused["already connected"]; got < 4 {
 		t.Errorf("the controller has turned away %d, want at least 4", got)
 	}
