@@ -311,17 +311,6 @@ func TestOneAddressIsNotEverybody(t *testing.T) {
 	r.accepted()
 }
 
-// greeting counts the connections that have not said yet what they are.
-func greeting(d *Door) int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	all := 0
-	for _, n := range d.greeting {
-		all += n
-	}
-	return all
-}
-
 func TestTenThousandConnectionsWithoutAByte(t *testing.T) {
 	const most, kept = 10_000, 500
 	r := newRig(t, Config{PerAddress: kept, Greeting: time.Hour})
