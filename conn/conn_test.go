@@ -108,6 +108,17 @@ func TestSmallWritesAreJoinedWhileOneIsUnpersisted(t *testing.T) {
 	})
 }
 
+func TestWaitingBytesGoBeforeLaterOnes(t *testing.T) {
+	story(t, func(t *testing.T, p *path) {
+		p.holding.Store(true)
+		for _, s := range []string{"first, ", "second, ", "third"} {
+			write(t, p.near, s)
+		}
+		p.release()
+		wantRead(t, p.far, "first, second, third")
+	})
+}
+
 func TestFullFrameGoesWithoutWaiting(t *testing.T) {
 	story(t, func(t *testing.T, p *path) {
 		p.holding.Store(true)
