@@ -4,7 +4,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 
+	"github.com/moorage-dev/moorage/seeded"
 	"github.com/moorage-dev/moorage/session"
 )
 
@@ -173,6 +175,9 @@ func (c *Conn) join(p []byte) {
 		c.joined = make([]byte, 0, size)
 	}
 	c.joined = append(c.joined, p...)
+	if seeded.On(seeded.ReplyOvertakes) {
+		c.joined = append(slices.Clone(p), c.joined[:len(c.joined)-len(p)]...)
+	}
 	before := c.cfg.End.Written()
 	c.push()
 	if c.cfg.End.Written() != before {

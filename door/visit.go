@@ -12,7 +12,9 @@ import (
 	"slices"
 	"time"
 
+	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 	"github.com/moorage-dev/moorage/remoting"
+	"github.com/moorage-dev/moorage/seeded"
 )
 
 // visit finds out what a connection speaks, and hands it on.
@@ -38,6 +40,13 @@ func (r *room) visit(ctx context.Context, l *line) {
 		return nil
 	})
 	if err == io.EOF {
+		if seeded.On(seeded.ProbeOpensSession) {
+			if controller, _, ok := r.route("", "", 0, "", ""); ok {
+				if s, err := r.cfg.Backend.Open(ctx, Request{Controller: controller, Kind: linkv1.ServiceKind_SERVICE_KIND_REMOTING}); err == nil {
+					_ = s.Close() // the probe has left
+				}
+			}
+		}
 		r.m.came.WithLabelValues(sortProbe).Inc()
 		_ = l.Close() // it is closed already at the other end
 		return

@@ -29,6 +29,13 @@ const (
 	StaleIdentity     Bug = "stale-identity"      // connector: what was found first is published for ever
 	EndNotCarried     Bug = "end-not-carried"     // connector: the end of a legacy socket is taken for a half-close
 	PingCrosses       Bug = "ping-crosses"        // connector: a WebSocket's ping goes to the agent instead of being answered
+	CloseNotify       Bug = "close-notify"        // stand-in: a JNLP4 channel ends by TLS's close_notify
+	EmptyFinalChunk   Bug = "empty-final-chunk"   // stand-in: a command of whole chunks ends with an empty one
+	ReplyOvertakes    Bug = "reply-overtakes"     // conn: what is written goes before data that is still waiting
+	HalfCommand       Bug = "half-command"        // agent: of a frame sent again after a resume the rest is left out
+	ProbeOpensSession Bug = "probe-opens-session" // door: a connection that ends without a byte is an agent
+	JarCacheStale     Bug = "jar-cache-stale"     // door: a jar of the controller's earlier run is served for ever
+	AckPassedOn       Bug = "ack-passed-on"       // door: JNLP4's ACK is answered here, and crosses Kafka too
 )
 
 // All lists every defect.
@@ -38,4 +45,5 @@ var All = []Bug{
 	DeliveredOnce, HalfOpenLoses, EvictedNotReread, EndedRevived, TicketUnchecked, OldIncarnation,
 	CloseOnce, RecutOnResume, ChildOrphaned,
 	StaleIdentity, EndNotCarried, PingCrosses,
+	CloseNotify, EmptyFinalChunk, ReplyOvertakes, HalfCommand, ProbeOpensSession, JarCacheStale, AckPassedOn,
 }

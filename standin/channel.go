@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/moorage-dev/moorage/remoting"
+	"github.com/moorage-dev/moorage/seeded"
 )
 
 // An Ending is a way to end a channel.
@@ -365,7 +366,7 @@ type secureLine struct {
 }
 
 func (l secureLine) hangUp(how Ending) {
-	if how == EndNotify {
+	if how == EndNotify || seeded.On(seeded.CloseNotify) {
 		l.Conn.Close() // says close_notify
 	}
 	l.raw.hangUp(how)

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/moorage-dev/moorage/remoting"
+	"github.com/moorage-dev/moorage/seeded"
 )
 
 // ErrCorrupt reports a command that is not what the other end sent: lost,
@@ -84,11 +85,16 @@ func (c command) write(w io.Writer) error {
 	for left := len(head) + int(c.size); left > 0; {
 		n := min(left, remoting.ChunkSize)
 		left -= n
-		b := remoting.AppendChunkHeader((*buffer)[:0], n, left > 0)
+		full := n == remoting.ChunkSize && seeded.On(seeded.EmptyFinalChunk)
+		b := remoting.AppendChunkHeader((*buffer)[:0], n, left > 0 || full)
 		part := min(n, len(head))
 		b, head = append(b, head[:part]...), head[part:]
 		content.Read(b[len(b) : len(b)+n-part]) // never fails
 		if _, err := w.Write(b[:2+n]); err != nil {
+			return err
+		}
+		if full && left == 0 {
+			_, err := w.Write(remoting.AppendChunkHeader(nil, 0, false))
 			return err
 		}
 	}

@@ -84,6 +84,13 @@ var finders = map[seeded.Bug][]finder{
 	seeded.EndNotCarried:     {story("connector", "TestEndings")},
 	seeded.PingCrosses:       {story("connector", "TestSessionReachesTheWebSocket")},
 	seeded.ChildOrphaned:     {story("shim", "TestAgentDiesWithAKilledShim", "TestWhatAnAgentLeftDiesWithAKilledShim")},
+	seeded.CloseNotify:       {story("standin", "TestReconnectTimes")},
+	seeded.EmptyFinalChunk:   {story("standin", "TestCommandsOfEverySize")},
+	seeded.ReplyOvertakes:    {story("conn", "TestWaitingBytesGoBeforeLaterOnes")},
+	seeded.HalfCommand:       {story("session", "TestFramesOfALostStreamComeAgain"), story("link", "TestBrokenStreamIsResumedWhereItStood")},
+	seeded.ProbeOpensSession: {story("door", "TestProbeOpensNoSession")},
+	seeded.JarCacheStale:     {story("door", "TestManyAgentsPullOneJar")},
+	seeded.AckPassedOn:       {story("door", "TestAgentBytesPassUnchanged", "TestProxyProtocolShowsTheName")},
 }
 
 // patience bounds a run that took d without a bug: one that makes a test
