@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"net"
+	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +15,24 @@ import (
 	"google.golang.org/grpc"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// talkative, in its environment, makes the test binary a process that holds
+// eight MiB and a hundred goroutines, and collects its garbage.
+const talkative = "MOORAGE_BENCH_TALKATIVE"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(talkative) == "" {
+		goleak.VerifyTestMain(m)
+		return
+	}
+	held := make([]byte, 8<<20)
+	for range 100 {
+		go func() { select {} }()
+	}
+	for tick := time.NewTicker(10 * time.Millisecond); ; <-tick.C {
+		runtime.GC()
+		runtime.KeepAlive(held)
+	}
+}
 
 func serveBare(t *testing.T) (addr string) {
 	lis, err := net.Listen("tcp", "127.0.0.1:0")

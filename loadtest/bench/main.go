@@ -13,6 +13,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -46,6 +47,7 @@ type bench struct {
 
 	warm, measure, silence time.Duration
 	idle, storm, cold      int
+	starts, legacyAgents   int
 	collect                bool
 }
 
@@ -74,11 +76,13 @@ func run(ctx context.Context) error {
 	flag.IntVar(&b.pairs, "pairs", 5, "alternating pairs")
 	flag.DurationVar(&b.warm, "warm", time.Second, "warm-up of each run")
 	flag.DurationVar(&b.measure, "measure", 5*time.Second, "length of each run")
-	flag.DurationVar(&b.silence, "silence", time.Minute, "row idle: how long nothing happens")
+	flag.DurationVar(&b.silence, "silence", time.Minute, "rows idle and legacy-idle: how long nothing happens")
 	flag.IntVar(&b.idle, "idle-sessions", 9000, "row idle: sessions")
-	flag.BoolVar(&b.collect, "collect", true, "row idle: wait for a garbage collection, up to two minutes")
+	flag.BoolVar(&b.collect, "collect", true, "rows idle and legacy-idle: wait for a garbage collection, up to two minutes")
 	flag.IntVar(&b.storm, "storm-sessions", 2000, "row storm: sessions")
 	flag.IntVar(&b.cold, "cold-rounds", 4, "row cold: fresh gateways, 16 partitions each")
+	flag.IntVar(&b.starts, "legacy-starts", 5, "row legacy-start: agents started by each way")
+	flag.IntVar(&b.legacyAgents, "legacy-agents", 2000, "row legacy-idle: agents")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("bench: unknown argument %q", flag.Arg(0))
@@ -162,6 +166,9 @@ func (b *bench) compare(ctx context.Context, todo []row, systems []*system) erro
 	var failures []error
 	for _, row := range todo {
 		for pair := range b.pairs {
+			if row.once && pair > 0 {
+				break
+			}
 			for _, s := range systems {
 				f, err := b.once(ctx, row, s)
 				if ctx.Err() != nil {
@@ -176,7 +183,7 @@ func (b *bench) compare(ctx context.Context, todo []row, systems []*system) erro
 				if f == nil {
 					continue // the row does not concern this system
 				}
-				fmt.Fprintf(os.Stderr, "%-10s %d %-8s %v\n", row.name, pair+1, s.name, f)
+				fmt.Fprintf(os.Stderr, "%-16s %d %-8s %v\n", row.name, pair+1, s.name, f)
 				rs.Runs = append(rs.Runs, result{row.name, s.name, pair, f})
 				if err := rs.save(b.out); err != nil {
 					return err
@@ -189,7 +196,7 @@ func (b *bench) compare(ctx context.Context, todo []row, systems []*system) erro
 }
 
 func (b *bench) once(ctx context.Context, row row, s *system) (figures, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, 6*time.Minute, fmt.Errorf("no end in sight"))
+	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(row.limit, 6*time.Minute), fmt.Errorf("no end in sight"))
 	defer cancel()
 	b.cache = row.cache
 	r, err := b.up(ctx, s)

@@ -25,8 +25,14 @@ type process struct {
 // start runs a program with its talk on our stderr. It lives until stop, or
 // until ctx ends.
 func start(ctx context.Context, path string, args ...string) (*process, error) {
+	return startWith(ctx, os.Stderr, nil, path, args...)
+}
+
+// startWith is start with the process's talk elsewhere and more in its environment.
+func startWith(ctx context.Context, talk io.Writer, env []string, path string, args ...string) (*process, error) {
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Stderr = os.Stderr
+	cmd.Stderr = talk
+	cmd.Env = append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	in, err := cmd.StdinPipe()
 	if err != nil {

@@ -24,6 +24,8 @@ type row struct {
 	goals []goal
 	cache string                                                 // moorage's --cache-bytes; "": its default
 	run   func(ctx context.Context, r *running) (figures, error) // nil figures: nothing to measure in this system
+	limit time.Duration                                          // of one run; zero: six minutes
+	once  bool                                                   // measured in the first pair only
 }
 
 // A goal bounds one figure of a row.
@@ -45,25 +47,35 @@ const (
 )
 
 var rows = []row{
-	{"roundtrip", "round trip agent → controller → agent, 256 B, one in flight",
-		[]goal{{"p50 ms", ratio, false, 1.15}, {"p99 ms", ratio, false, 1.3}}, "", roundTrip},
-	{"up16", "up, persisted, 256 B, 16 agents", []goal{{"frames/s", ratio, true, 0.9}}, "", persisted(16)},
-	{"up1000", "up, persisted, 256 B, 1,000 agents", []goal{{"frames/s", ratio, true, 0.8}}, "", persisted(1000)},
-	{"tunnel1", "64 KiB frames, one session",
-		[]goal{{"up MB/s", ratio, true, 0.8}, {"down MB/s", ratio, true, 0.8}}, "", tunnel(1)},
-	{"tunnel16", "64 KiB frames, 16 sessions",
-		[]goal{{"up MB/s", ratio, true, 0.8}, {"down MB/s", ratio, true, 0.8}}, "", tunnel(16)},
-	{"sockets1", "byte tunnel, socket to socket, one connection", nil, "", sockets(1)},
-	{"sockets16", "byte tunnel, socket to socket, 16 connections", nil, "", sockets(16)},
-	{"cpu", "CPU per delivered command, 256 B, 100 sessions, 2,000/s",
-		[]goal{{"gateway µs/command", ratio, false, 1.15}}, "", commandCPU},
-	{"idle", "memory per idle session at the gateway",
-		[]goal{{"RSS B", difference, false, 1500}, {"heap+stack B", difference, false, 1500}}, "4MiB", idle},
-	{"flood", "round trip beside a flood on its partition", []goal{{"flooded/calm p99", absolute, false, 3}}, "", flood},
-	{"cold", "first frame after attaching to a partition not yet followed",
-		[]goal{{"Welcome to first frame p99 ms", absolute, false, 150}}, "", cold},
-	{"storm", "sessions cut at once, 10 frames waiting each, all back and caught up",
-		[]goal{{"back/bare", absolute, true, 0.85}}, "", storm},
+	{name: "roundtrip", what: "round trip agent → controller → agent, 256 B, one in flight", run: roundTrip,
+		goals: []goal{{"p50 ms", ratio, false, 1.15}, {"p99 ms", ratio, false, 1.3}}},
+	{name: "up16", what: "up, persisted, 256 B, 16 agents", run: persisted(16), goals: []goal{{"frames/s", ratio, true, 0.9}}},
+	{name: "up1000", what: "up, persisted, 256 B, 1,000 agents", run: persisted(1000), goals: []goal{{"frames/s", ratio, true, 0.8}}},
+	{name: "tunnel1", what: "64 KiB frames, one session", run: tunnel(1),
+		goals: []goal{{"up MB/s", ratio, true, 0.8}, {"down MB/s", ratio, true, 0.8}}},
+	{name: "tunnel16", what: "64 KiB frames, 16 sessions", run: tunnel(16),
+		goals: []goal{{"up MB/s", ratio, true, 0.8}, {"down MB/s", ratio, true, 0.8}}},
+	{name: "sockets1", what: "byte tunnel, socket to socket, one connection", run: sockets(1)},
+	{name: "sockets16", what: "byte tunnel, socket to socket, 16 connections", run: sockets(16)},
+	{name: "cpu", what: "CPU per delivered command, 256 B, 100 sessions, 2,000/s", run: commandCPU,
+		goals: []goal{{"gateway µs/command", ratio, false, 1.15}}},
+	{name: "idle", what: "memory per idle session at the gateway", run: idle, cache: "4MiB",
+		goals: []goal{{"RSS B", difference, false, 1500}, {"heap+stack B", difference, false, 1500}}},
+	{name: "flood", what: "round trip beside a flood on its partition", run: flood,
+		goals: []goal{{"flooded/calm p99", absolute, false, 3}}},
+	{name: "cold", what: "first frame after attaching to a partition not yet followed", run: cold,
+		goals: []goal{{"Welcome to first frame p99 ms", absolute, false, 150}}},
+	{name: "storm", what: "sessions cut at once, 10 frames waiting each, all back and caught up", run: storm,
+		goals: []goal{{"back/bare", absolute, true, 0.85}}},
+	{name: "legacy-roundtrip", what: "legacy agent, small command there and back, JNLP4", run: legacyRoundTrip,
+		goals: []goal{{added(tier0), ratio, false, 1.3}, {added(tier1), ratio, false, 1.3}}},
+	{name: "legacy-start", what: "legacy stand-in, from start to online and through a first build's calls, JNLP4", run: legacyStart},
+	{name: "legacy-idle", what: "idle legacy agent, tier 0, plaintext door", run: legacyIdle, cache: "4MiB", limit: 15 * time.Minute,
+		goals: []goal{
+			{"gateway RSS B", absolute, false, 16 << 10}, {"gateway heap+stack B", absolute, false, 16 << 10}, {"gateway goroutines", absolute, false, 2},
+			{"connector RSS B", absolute, false, 32 << 10}, {"connector heap+stack B", absolute, false, 32 << 10}, {"connector goroutines", absolute, false, 3},
+		}},
+	{name: "legacy-build", what: "real Hudson and agent", run: legacyBuild, limit: 45 * time.Minute, once: true, goals: billGoals()},
 }
 
 func newHistogram() *hdrhistogram.Histogram {

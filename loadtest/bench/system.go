@@ -50,16 +50,21 @@ var moorage = system{
 		return nil
 	},
 	gateway: func(ctx context.Context, b *bench, listen, admin string) (*process, error) {
-		args := []string{"gateway", "--kafka", b.kafka, "--listen", listen, "--admin", admin,
-			"--name", "bench", "--insecure", "--log-level", "warn"}
-		if b.cache != "" {
-			args = append(args, "--cache-bytes", b.cache)
-		}
-		return start(ctx, b.moorage, args...)
+		return start(ctx, b.moorage, gatewayArgs(b, listen, admin)...)
 	},
 	app: func(ctx context.Context, b *bench) (*process, error) {
 		return startRole(ctx, "app", "-kafka", b.kafka)
 	},
+}
+
+// gatewayArgs is the command line of moorage's gateway.
+func gatewayArgs(b *bench, listen, admin string) []string {
+	args := []string{"gateway", "--kafka", b.kafka, "--listen", listen, "--admin", admin,
+		"--name", "bench", "--insecure", "--log-level", "warn"}
+	if b.cache != "" {
+		args = append(args, "--cache-bytes", b.cache)
+	}
+	return args
 }
 
 // A running is one system, up.
