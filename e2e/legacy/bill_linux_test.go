@@ -11,13 +11,22 @@ import (
 
 var (
 	bill       = flag.Bool("bill", false, "measure what the way over Kafka costs; wants a machine with nothing else to do")
-	billRounds = flag.Int("bill.rounds", 3, "how often each is measured; the median is printed")
+	billRounds = flag.Int("bill.rounds", 3, "how often starts and small builds are measured; the median is printed")
 )
 
 // A cost is one thing that users wait for.
 type cost struct {
-	what string
-	job  job
+	what   string
+	rounds int // each with a fresh agent
+	builds int // in a row; from the second on, the agent has all classes
+	job    job
+}
+
+// A run is one agent's life.
+type run struct {
+	node
+	way  string // direct or shim
+	cost int
 }
 
 // TestBill prints what an agent's start and its builds cost directly and
@@ -38,15 +47,17 @@ func measure(t *testing.T, k *kafka, g generation) {
 		many = append(many, 20<<10)
 	}
 	costs := []cost{
-		{"first small build (3 lines, 3 s, 5 MB)", job{lines: 3, every: time.Second, files: []int{5 << 20}}},
-		{"unpaced build (200,000 lines, 300 files, 50 MB)", job{lines: 200_000, files: append(many, 50<<20)}},
+		{"build of 3 lines in 3 s and 5 MB", *billRounds, 2, job{lines: 3, every: time.Second, files: []int{5 << 20}}},
+		{"build of 200,000 lines, 300 files and 50 MB", 1, 1, job{lines: 200_000, files: append(many, 50<<20)}},
 	}
 	var nodes []node
-	for round := range *billRounds {
-		for i, c := range costs {
+	var runs []run
+	for i, c := range costs {
+		for round := range c.rounds {
 			for _, way := range []string{"direct", "shim"} {
 				c.job.dir, c.job.seed = t.TempDir(), uint64(i)
-				nodes = append(nodes, node{fmt.Sprintf("%s-%d-%d", way, i, round), c.job})
+				n := node{fmt.Sprintf("%s-%d-%d", way, i, round), c.job}
+				nodes, runs = append(nodes, n), append(runs, run{n, way, i})
 			}
 		}
 	}
@@ -57,23 +68,23 @@ func measure(t *testing.T, k *kafka, g generation) {
 	c.ready(startLimit)
 	s := newSite(t, k, c)
 
-	online := map[string][]time.Duration{}
-	took := map[string][]time.Duration{}
-	for _, n := range nodes {
-		way, kind := n.name[:len(n.name)-4], n.name[:len(n.name)-2]
+	online := map[string][]time.Duration{} // by way
+	took := map[string][]time.Duration{}   // by way, cost and how often before
+	for _, r := range runs {
 		begin := time.Now()
 		var a *agent
-		if way == "direct" {
-			a = startAgent(t, office, g, n, root)
+		if r.way == "direct" {
+			a = startAgent(t, office, g, r.node, root)
 		} else {
-			a = s.shim(t, n)
+			a = s.shim(t, r.node)
 		}
-		c.waitOnline(t, n.name, startLimit)
-		online[way] = append(online[way], time.Since(begin))
-		for again := range 2 { // the second has all classes
-			b := c.build(t, a, again+1)
-			b.wantExact(t, n.job, buildLimit)
-			took[fmt.Sprint(kind, again)] = append(took[fmt.Sprint(kind, again)], b.duration(t))
+		c.waitOnline(t, r.name, startLimit)
+		online[r.way] = append(online[r.way], time.Since(begin))
+		for before := range costs[r.cost].builds {
+			b := c.build(t, a, before+1)
+			b.wantExact(t, r.job, buildLimit)
+			key := fmt.Sprint(r.way, r.cost, before)
+			took[key] = append(took[key], b.duration(t))
 		}
 		a.kill()
 	}
@@ -85,8 +96,12 @@ func measure(t *testing.T, k *kafka, g generation) {
 	}
 	line("agent start to online", online["direct"], online["shim"])
 	for i, cost := range costs {
-		for again, which := range []string{"", ", again"} {
-			line(cost.what+which, took[fmt.Sprint("direct-", i, again)], took[fmt.Sprint("shim-", i, again)])
+		for before := range cost.builds {
+			what := "first " + cost.what
+			if before > 0 {
+				what = "the same again"
+			}
+			line(what, took[fmt.Sprint("direct", i, before)], took[fmt.Sprint("shim", i, before)])
 		}
 	}
 	must(t, w.Flush())

@@ -75,6 +75,8 @@ type hudson struct {
 	host *host
 	home string
 	http *http.Client
+
+	verdicts *verdicts
 }
 
 // startHudson starts a controller that knows nodes of these names, and a job

@@ -1,6 +1,7 @@
 package legacy_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha1"
 	_ "embed"
@@ -37,6 +38,9 @@ var launcher []byte
 // beside them. What is there and has its digest stays; of several processes
 // one installs and the others wait.
 func install(ctx context.Context, dir string) error {
+	if err := wantJava17(ctx); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -54,6 +58,19 @@ func install(ctx context.Context, dir string) error {
 		}
 	}
 	return compile(ctx, dir)
+}
+
+// wantJava17 looks at java before the agents do: newer ones refuse what they
+// ask for, and they end with a stack trace.
+func wantJava17(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, "java", "-version").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("Hudson wants Java 17 (Debian: apt-get install openjdk-17-jdk-headless): %w: %s", err, out)
+	}
+	if !bytes.Contains(out, []byte(`version "17.`)) {
+		return fmt.Errorf("Hudson's agents run on Java 17 alone, and java is %s", out)
+	}
+	return nil
 }
 
 func (a artifact) install(ctx context.Context, dir string) error {

@@ -67,3 +67,12 @@ func (k *kafka) partition(t *testing.T, topic string, partition int32) kmsg.Meta
 	t.Fatalf("%s has no partition %d", topic, partition)
 	return kmsg.MetadataResponseTopicPartition{}
 }
+
+// waitInSync waits until a partition has all its copies again.
+func (k *kafka) waitInSync(t *testing.T, topic string, partition int32) {
+	t.Helper()
+	eventually(t, "all replicas are in sync", 2*time.Minute, func() bool {
+		p := k.partition(t, topic, partition)
+		return len(p.ISR) == len(p.Replicas)
+	})
+}
