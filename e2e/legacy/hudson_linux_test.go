@@ -2,7 +2,6 @@ package legacy_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -203,8 +202,12 @@ func (c *hudson) build(t *testing.T, a *agent, n int) *build {
 	b := &build{c: c, node: node, agent: a, n: n, began: time.Now()}
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.url("job/"+node+"/build"), nil)
 	must(t, err)
-	_, _, err = c.do(req)
-	must(t, err)
+	// An order that Hudson forgot is given again; of two that wait in its queue
+	// for one job it makes one.
+	eventually(t, "Hudson takes an order", 2*time.Minute, func() bool {
+		_, _, err = c.do(req)
+		return err == nil || c.ask(b.page(), new(struct{})) == nil
+	})
 	return b
 }
 
@@ -218,6 +221,16 @@ func (b *build) log() []byte {
 		return nil
 	}
 	return body
+}
+
+// wholeLog is the output of a build that has ended.
+func (b *build) wholeLog(t *testing.T) (log []byte) {
+	t.Helper()
+	eventually(t, "Hudson shows a console", 2*time.Minute, func() bool {
+		log = b.log()
+		return log != nil
+	})
+	return log
 }
 
 // waitLine waits until the build has put out its n-th line.
@@ -263,18 +276,18 @@ func (b *build) result(t *testing.T, within time.Duration) string {
 }
 
 // artifact reads a file that the build left at the controller.
-func (b *build) artifact(ctx context.Context, name string) (io.ReadCloser, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.c.url(b.page()+"/artifact/out/"+name), nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := b.c.http.Do(req)
-	if err != nil {
-		return nil, err
-	}
+func (b *build) artifact(t *testing.T, name string) io.ReadCloser {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.c.url(b.page()+"/artifact/out/"+name), nil)
+	must(t, err)
+	var resp *http.Response
+	eventually(t, "Hudson shows an artifact", 2*time.Minute, func() bool {
+		resp, err = b.c.http.Do(req)
+		return err == nil
+	})
 	if resp.StatusCode != http.StatusOK {
 		resp.Body.Close()
-		return nil, fmt.Errorf("artifact %s: %s", name, resp.Status)
+		t.Fatalf("artifact %s: %s", name, resp.Status)
 	}
-	return resp.Body, nil
+	return resp.Body
 }

@@ -153,7 +153,7 @@ func (b *build) wantExact(t *testing.T, j job, within time.Duration) {
 		t.Errorf("%s's build ended %s; the end of its console:\n%s", b.node, result, log[max(0, len(log)-2000):])
 		return
 	}
-	log := b.log()
+	log := b.wholeLog(t)
 	head, rest, found := bytes.Cut(log, []byte("line 1\n"))
 	body, tail, ended := bytes.Cut(rest, []byte("Archiving artifacts\n"))
 	if !found || !ended {
@@ -167,8 +167,7 @@ func (b *build) wantExact(t *testing.T, j job, within time.Duration) {
 		t.Errorf("%s's console begins %q and ends %q", b.node, head, tail)
 	}
 	for i, size := range j.files {
-		file, err := b.artifact(t.Context(), fileName(i))
-		must(t, err)
+		file := b.artifact(t, fileName(i))
 		got := sum(t, file)
 		file.Close()
 		if want := sum(t, content(j.seed, i, size)); got != want {
