@@ -1,6 +1,7 @@
 package modern_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -22,7 +23,7 @@ func once(a *standin.Agent) { a.NoReconnect = true }
 // agent that the system kills, a controller that hangs up.
 func TestEndsAreKnownAtOnce(t *testing.T) {
 	s := newSite(t, standin.Config{}, nil)
-	for _, tt := range []struct {
+	for i, tt := range []struct {
 		desc   string
 		strike func(*actor)
 		agent  bool // it is the agent that ends
@@ -35,7 +36,7 @@ func TestEndsAreKnownAtOnce(t *testing.T) {
 	} {
 		for _, m := range []manner{manners[0], manners[3]} {
 			for tier := range 2 {
-				name := []string{"t0-", "t1-"}[tier] + m.word
+				name := fmt.Sprintf("t%d-%s-%d", tier, m.word, i)
 				door := s.places[0]
 				if tier == 1 {
 					h := s.startShim(name)

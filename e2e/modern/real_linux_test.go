@@ -95,6 +95,7 @@ func (w *works) killInUse(agent string) (place int) {
 // The same with real processes and a real Kafka: gateways are killed under
 // 64 MB each way, agents by the system, a shim with all that is below it.
 func TestRealProcesses(t *testing.T) {
+	t.Parallel()
 	j := startJenkins(t, standin.Config{Identity: someKey()})
 	w := newWorks(t, j.URL)
 	both := []manner{manners[0], manners[3]}
