@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -84,11 +85,7 @@ func (f *fleet) wantGoingOn(when string, within time.Duration) (took time.Durati
 func (f *fleet) counted() map[string]int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	all := make(map[string]int, len(f.calls))
-	for name, n := range f.calls {
-		all[name] = n
-	}
-	return all
+	return maps.Clone(f.calls)
 }
 
 // wantUnharmed ends the talking, and checks that neither end has noticed
