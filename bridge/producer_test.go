@@ -461,7 +461,7 @@ func TestStaleBrokerIsNotAskedForEver(t *testing.T) {
 				resp.Brokers = append(resp.Brokers, kmsg.MetadataResponseBroker{NodeID: int32(i), Host: host, Port: int32(number)})
 			}
 			topic := kmsg.NewMetadataResponseTopic()
-			topic.Topic, topic.TopicID = kmsg.StringPtr(testTopic), k.topic.ID
+			topic.Topic, topic.TopicID = new(testTopic), k.topic.ID
 			topic.Partitions = []kmsg.MetadataResponseTopicPartition{{Leader: was, LeaderEpoch: -1, Replicas: []int32{was}, ISR: []int32{was}}}
 			resp.Topics = append(resp.Topics, topic)
 			return resp, nil, true
