@@ -24,8 +24,8 @@ func (d *Door) admit(ctx context.Context, r *Request) (leave func(), err error) 
 	select {
 	case d.places <- struct{}{}:
 	default:
-		h := holding{m: d.m}
-		h.begin()
+		h := d.holding(whose(r))
+		h.begin(errNoPlace)
 		defer h.end()
 		select {
 		case d.places <- struct{}{}:

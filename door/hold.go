@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -13,6 +14,12 @@ import (
 
 // errHeld reports that a controller stayed away for as long as an agent is held.
 var errHeld = errors.New("door: held for too long")
+
+// What an agent is held for, where no error tells.
+var (
+	errNoAnswer = errors.New("door: no answer yet")
+	errNoPlace  = errors.New("door: no place for another session")
+)
 
 // describe returns what is known of a controller. While nothing is, it waits:
 // up to Config.Hold. What was once known it returns at once and for ever,
@@ -32,7 +39,7 @@ func (d *Door) describe(ctx context.Context, controller string) (Description, er
 	var found Description
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.Hold)
 	defer cancel()
-	err := d.hold(ctx, func(ctx context.Context) error {
+	err := d.hold(ctx, []any{"controller", controller}, func(ctx context.Context) error {
 		now, err := d.cfg.Backend.Describe(ctx, controller)
 		if err == nil && now.Jenkins == nil {
 			err = fmt.Errorf("door: nothing known yet of controller %q", controller)
@@ -61,7 +68,7 @@ func (d *Door) open(ctx context.Context, r Request) (Session, error) {
 		return nil, err
 	}
 	var opened Session
-	err = d.hold(ctx, func(ctx context.Context) error {
+	err = d.hold(ctx, whose(&r), func(ctx context.Context) error {
 		s, err := d.cfg.Backend.Open(ctx, r)
 		if err != nil {
 			return err
@@ -81,12 +88,14 @@ func (d *Door) open(ctx context.Context, r Request) (Session, error) {
 }
 
 // hold tries until it works, is refused for good, or ctx ends.
-func (d *Door) hold(ctx context.Context, try func(context.Context) error) error {
+// The log says who waits, and what for: nothing else shows that as long as there
+// is no session.
+func (d *Door) hold(ctx context.Context, who []any, try func(context.Context) error) error {
 	began := time.Now()
-	h := holding{m: d.m}
+	h := d.holding(who)
 	defer h.end()
 	for pause := retryFirst; ; pause = min(2*pause, retryMost) {
-		slow := time.AfterFunc(heldAfter, h.begin)
+		slow := time.AfterFunc(heldAfter, func() { h.begin(errNoAnswer) })
 		err := try(ctx)
 		slow.Stop()
 		if err == nil || refused(err) {
@@ -95,7 +104,7 @@ func (d *Door) hold(ctx context.Context, try func(context.Context) error) error 
 		if errors.Is(err, ErrUnknownController) && time.Since(began) >= unknownWait {
 			return err
 		}
-		h.begin()
+		h.begin(err)
 		sleep(ctx, pause)
 		switch {
 		case errors.Is(ctx.Err(), context.DeadlineExceeded):
@@ -109,12 +118,20 @@ func (d *Door) hold(ctx context.Context, try func(context.Context) error) error 
 // A holding counts one agent that is held, from when that shows.
 type holding struct {
 	m    *metrics
+	log  *slog.Logger
 	mu   sync.Mutex // guards the following: begin may come from a timer
 	on   bool
 	over bool
 }
 
-func (h *holding) begin() {
+func (d *Door) holding(who []any) *holding { return &holding{m: d.m, log: d.log.With(who...)} }
+
+// whose says in the log for whom a session is to be opened.
+func whose(r *Request) []any {
+	return []any{"controller", r.Controller, "agent", r.Remoting.GetAgent(), "remote", r.Remoting.GetAddress()}
+}
+
+func (h *holding) begin(why error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.on || h.over {
@@ -123,6 +140,7 @@ func (h *holding) begin() {
 	h.on = true
 	h.m.held.Inc()
 	h.m.heldTotal.Inc()
+	h.log.Info("held", "why", why)
 }
 
 func (h *holding) end() {

@@ -1,7 +1,10 @@
 package door
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,6 +38,20 @@ func TestAgentIsHeldWhileKafkaIsAway(t *testing.T) {
 		r.wantCount("held now", r.d.m.held, 0)
 		r.wantCount("held ever", r.d.m.heldTotal, 1)
 		r.wantCount("sessions", r.d.m.sessions, 1)
+	})
+}
+
+func TestLogSaysWhoIsHeldAndWhy(t *testing.T) {
+	var log bytes.Buffer
+	held(t, Config{Log: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, r *rig) {
+		r.set(errAway)
+		a := r.named("a1")
+		a.wantSilence("held", time.Minute)
+		synctest.Wait()
+		lines := strings.Count(log.String(), "msg=held ")
+		if lines != 1 || !strings.Contains(log.String(), "agent=a1") || !strings.Contains(log.String(), errAway.Error()) {
+			t.Errorf("want one line with name and cause, got %q", log.String())
+		}
 	})
 }
 
