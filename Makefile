@@ -37,7 +37,7 @@ quick: ## what needs no Java, within two minutes
 	$(GO) test -timeout 5m $(QUICK_PACKAGES)
 
 .PHONY: test
-test: check mutants test-race test-sim test-process ## everything; needs Java 17 and Maven, installs Apache Kafka into the user's cache
+test: check mutants test-race test-sim test-process ## everything; needs Java 17, Maven, iproute2 and root; installs Apache Kafka and Hudson into the user's cache
 
 .PHONY: test-race
 test-race: ## the quick packages under the race detector
