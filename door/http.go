@@ -71,14 +71,63 @@ func newWeb(d *Door) *web {
 // for a whole request or answer: one that is held takes long, and a socket whose
 // far end is gone is noticed by TCP.
 func (d *Door) httpServer() *http.Server {
+	var fresh newcomers
 	return &http.Server{
-		Handler:                      d.web,
+		Handler:                      fresh.greet(d.web),
+		ConnContext:                  fresh.enter,
+		ConnState:                    fresh.watch(func() { d.m.refused.WithLabelValues(refusedHeader).Inc() }),
 		ReadHeaderTimeout:            headerTime,
 		IdleTimeout:                  idleTime,
 		MaxHeaderBytes:               headerBytes,
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
 		Protocols:                    http1(),
+	}
+}
+
+// newcomers are connections that have not come to a whole request yet: their
+// head is still awaited, and the server closes them if it is too long, too
+// slow or none.
+type newcomers struct {
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+}
+
+type newcomerKey struct{}
+
+func (n *newcomers) enter(ctx context.Context, c net.Conn) context.Context {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.conns == nil {
+		n.conns = make(map[net.Conn]struct{})
+	}
+	n.conns[c] = struct{}{}
+	return context.WithValue(ctx, newcomerKey{}, c)
+}
+
+// leave reports whether c was a newcomer still.
+func (n *newcomers) leave(c net.Conn) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_, still := n.conns[c]
+	delete(n.conns, c)
+	return still
+}
+
+func (n *newcomers) greet(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if c, ok := r.Context().Value(newcomerKey{}).(net.Conn); ok {
+			n.leave(c)
+		}
+		h.ServeHTTP(rw, r)
+	})
+}
+
+func (n *newcomers) watch(refused func()) func(net.Conn, http.ConnState) {
+	return func(c net.Conn, state http.ConnState) {
+		if state == http.StateClosed && n.leave(c) {
+			refused()
+		}
 	}
 }
 

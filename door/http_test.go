@@ -91,6 +91,9 @@ func TestEndlessHeadersAreRefused(t *testing.T) {
 	if n := s.opened(); n != 0 {
 		t.Errorf("%d sessions for garbage", n)
 	}
+	waitFor(t, "both heads counted as refused", func() bool { // each has half a second to read the answer
+		return value(s.door.m.refused.WithLabelValues(refusedHeader)) == 2
+	})
 }
 
 func TestLoginNeedsNoController(t *testing.T) {

@@ -37,6 +37,7 @@ const (
 	refusedFull       = "full"       // too many connections
 	refusedAddress    = "address"    // too many of its address that have not greeted
 	refusedSlow       = "slow"       // it did not say in time what it wants
+	refusedHeader     = "header"     // the head of an HTTP request that is too long, too slow, or none
 	refusedGarbage    = "garbage"    // it says nothing that is known here
 	refusedProxy      = "proxy"      // no PROXY header where one must be, or a wrong one
 	refusedTLS        = "tls"        // no TLS here, or its handshake failed
