@@ -304,7 +304,10 @@ func (q *Queue) place(now time.Time) (wait time.Duration, stale bool, gone error
 		return 0, false, nil
 	}
 	v := q.p.c.cluster.view(q.topic)
-	if !v.newerThan(q.failed) || v.leader(q.partition) < 0 && now.Sub(v.at) >= retryAfter {
+	// A leader without an address has left since, as an answer about another
+	// topic has told.
+	led := q.p.c.cluster.addr(v.leader(q.partition)) != ""
+	if !v.newerThan(q.failed) || !led && now.Sub(v.at) >= retryAfter {
 		return 0, true, nil
 	}
 	if wait = q.after.Sub(now); wait > 0 {
@@ -312,7 +315,7 @@ func (q *Queue) place(now time.Time) (wait time.Duration, stale bool, gone error
 	}
 	if v.err == nil && q.partition < v.Partitions {
 		q.missing = time.Time{}
-		if v.leader(q.partition) >= 0 {
+		if led {
 			q.goLocked()
 			return 0, false, nil
 		}

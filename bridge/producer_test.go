@@ -476,3 +476,28 @@ func TestStaleBrokerIsNotAskedForEver(t *testing.T) {
 		}
 	})
 }
+
+// An answer about one topic tells which brokers are left, and that another
+// topic's leader, as it was last heard of, is not among them.
+func TestLeaderThatHasLeftIsLookedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newTestKafka(t, 3, 1, nil)
+		q := k.producer().Queue(testTopic, 0)
+		k.fill(q, 1, 1, 1)
+		cl := k.client.cluster
+		cl.mu.Lock()
+		delete(cl.brokers, cl.topics[testTopic].leaders[0])
+		cl.mu.Unlock()
+		begun := time.Now()
+		k.want("written", put(q, 1, 2, 10))
+		sink := newSink()
+		cl.mu.Lock()
+		delete(cl.brokers, cl.topics[testTopic].leaders[0])
+		cl.mu.Unlock()
+		k.reader().Tail(k.topic, 0).Subscribe(sessionID(1), 0, sink)
+		sink.wantSeqs(t, "read", 1, 2)
+		if d := time.Since(begun); d > time.Second {
+			t.Errorf("it took %v", d)
+		}
+	})
+}

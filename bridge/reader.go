@@ -171,7 +171,7 @@ func (r *Reader) place() (again time.Duration) {
 				f.follow(fd, v, now)
 			case now.Before(after):
 				sooner(after.Sub(now))
-			case v.leader(fd.partition) < 0:
+			case r.c.cluster.addr(v.leader(fd.partition)) == "": // there is none, or it has left since
 				if now.Sub(v.at) >= retryAfter {
 					ask[fd.topic.Name] = true
 				}
