@@ -1,0 +1,150 @@
+// Package worker makes the load: the agents of a scenario, or the application
+// they talk to, in one process of its own. A coordinator starts it and talks
+// with it in lines of JSON: a Plan and Orders by its stdin, Words by its stdout.
+package worker
+
+import (
+	"context"
+	"time"
+
+	"github.com/moorage-dev/moorage/check"
+	"github.com/moorage-dev/moorage/loadtest/results"
+	"github.com/moorage-dev/moorage/loadtest/scenario"
+)
+
+// A Transport carries messages between agents and their application; moorage
+// is one, each baseline another. Agents and Application are called in different
+// processes.
+type Transport interface {
+	// Agents connects one process's agents.
+	Agents(ctx context.Context, p *Plan) (Agents, error)
+	// Application starts the other side. It is ready when it returns.
+	Application(ctx context.Context, p *Plan) (Application, error)
+}
+
+// Agents opens sessions of agents. Its methods may be called concurrently.
+type Agents interface {
+	// Open opens a session, known at both ends by its key: GROUP/AGENT/N, the
+	// N-th session of that agent. It returns when messages can be sent.
+	Open(ctx context.Context, key string, kind string) (Session, error)
+	// Cut breaks the connections that keep names (all if nil), without a word;
+	// sessions that survive such things go on by themselves.
+	Cut(keep func(key string) bool)
+	Close() error
+}
+
+// Application takes the sessions that agents open.
+type Application interface {
+	Accept(ctx context.Context) (key string, s Session, err error)
+	Close() error
+}
+
+// A Session is one end. Send and Receive may be called concurrently with each
+// other, neither with itself.
+type Session interface {
+	// Send hands over a message, and waits while the window is full. payload
+	// is the caller's again when it returns.
+	Send(ctx context.Context, payload []byte) error
+	// Receive returns the next message, valid until the next call. io.EOF: the
+	// other end has sent all. *EndedError: the session is over.
+	Receive(ctx context.Context) ([]byte, error)
+	// CloseSend says that nothing more will be sent.
+	CloseSend() error
+	// Close ends the session. After both ends have sent and received all, it
+	// is over with reason OK.
+	Close() error
+}
+
+// An EndedError says why a session ended otherwise than in order.
+type EndedError struct{ Reason string } // a word of docs/protocol.md, or a baseline's own
+
+func (e *EndedError) Error() string { return "session ended: " + e.Reason }
+
+// Roles of a worker.
+const (
+	RoleAgents = "agents"
+	RoleApp    = "app"    // the application of native and tunnel groups
+	RoleLegacy = "legacy" // the controller (package standin) of legacy groups
+)
+
+// A Plan is the first line that a worker reads.
+type Plan struct {
+	Role      string            `json:"role"`
+	Index     int               `json:"index"` // of Of: a worker takes the agents whose number in their group modulo Of is Index
+	Of        int               `json:"of"`
+	Transport string            `json:"transport"` // moorage, relay, grpc, tcp, nats
+	Run       string            `json:"run"`       // [a-z0-9-]+; unique; part of controller, topic and agent names
+	Scenario  scenario.Scenario `json:"scenario"`
+
+	Gateways   []string      `json:"gateways"` // addresses that agents dial
+	Kafka      []string      `json:"kafka"`    // addresses that the application dials
+	App        string        `json:"app"`      // address at which the application of a direct transport listens
+	Controller string        `json:"controller"`
+	Token      string        `json:"token"`   // shared key file for agents' credentials; "": none needed
+	CAFile     string        `json:"ca_file"` // of the gateways; "": plaintext
+	Doors      []string      `json:"doors"`   // addresses for legacy agents: http://host:port/
+	Secrets    string        `json:"secrets"` // hex key from which legacy agents' secrets derive
+	Jenkins    string        `json:"jenkins"` // address at which the legacy controller's HTTP port listens
+	Sources    []string      `json:"sources"` // loopback addresses to dial from, in turn; empty: the kernel's choice
+	Prefix     string        `json:"prefix"`  // of topics
+	Limit      time.Duration `json:"limit"`   // of opening one session; 0: 60 s
+}
+
+// Orders that follow, each a line. Do is start, fault, cut, restart, stop or quit.
+type Order struct {
+	Do string `json:"do"`
+	// At is the instant of start: all schedules count from it. Of a fault: when
+	// it struck.
+	At time.Time `json:"at,omitzero"`
+	// Fault is its index and Name its kind, for recovery times.
+	Fault int    `json:"fault,omitempty"`
+	Name  string `json:"name,omitempty"`
+	// Share of this worker's agents that cut (breaks their connections) and
+	// restart (the agent dies without a word and comes back as new) concern.
+	Share float64 `json:"share,omitempty"`
+}
+
+// A Word is a line that a worker says. One field is set.
+type Word struct {
+	Ready *Ready         `json:"ready,omitempty"` // the plan is understood; an application can be reached
+	Tick  *Tick          `json:"tick,omitempty"`  // each second from the start on
+	Event *results.Event `json:"event,omitempty"`
+	Final *Final         `json:"final,omitempty"` // after stop, when all is drained or the limit has passed; then it waits for quit
+	Fail  string         `json:"fail,omitempty"`  // one line: why it cannot go on; it exits
+}
+
+// Ready is a worker's first word.
+type Ready struct {
+	PID  int    `json:"pid"`
+	Addr string `json:"addr,omitempty"` // where an application of a direct transport listens
+	// Of RoleLegacy: the URL of its HTTP port, for the connector.
+	Jenkins string `json:"jenkins,omitempty"`
+}
+
+// A Tick is a worker's second. Histograms are HdrHistogram's V2 encoding, in
+// microseconds, of this second alone.
+type Tick struct {
+	At       time.Time          `json:"at"`
+	Agents   int                `json:"agents"`
+	Sent     [2]uint64          `json:"sent"`
+	Received [2]uint64          `json:"received"`
+	Bytes    [2]uint64          `json:"bytes"`
+	Latency  map[string][]byte  `json:"latency,omitempty"` // up, down, request, connect; and by group after a dot
+	Lag      time.Duration      `json:"lag"`               // how far the pacer itself was behind at most
+	CPU      float64            `json:"cpu"`               // cores this process used
+	Anomaly  uint64             `json:"anomalies"`         // so far
+	Extra    map[string]float64 `json:"extra,omitempty"`
+}
+
+// Final is a worker's account.
+type Final struct {
+	Account   check.Account     `json:"account"`           // one entry per session it saw
+	Silence   []byte            `json:"silence"`           // histogram, one entry per session
+	Recovery  map[int][]byte    `json:"recovery"`          // by fault: histograms, one entry per session that had something under way
+	Latency   map[string][]byte `json:"latency,omitempty"` // whole run, from warm-up on
+	Opens     uint64            `json:"opens"`             // sessions opened, or accepted
+	Failed    uint64            `json:"failed"`            // that could not be
+	LastError string            `json:"last_error,omitempty"`
+	// Figures of roles that check by themselves (legacy): calls, failed_calls, corrupt, lost_channels.
+	Figures map[string]float64 `json:"figures,omitempty"`
+}
