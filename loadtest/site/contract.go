@@ -48,7 +48,8 @@ type Config struct {
 type Site interface {
 	Gateways() []string   // that agents dial
 	Kafka() []string      // that the application dials
-	Doors() []string      // for legacy agents: http://host:port/
+	Doors() []string      // of gateways, for legacy agents: http://host:port/
+	Shims() []string      // the same of shims: Config.Shims of them
 	Token() (file string) // of the shared key; "": gateways ask for no credential
 	CAFile() string       // "": plaintext
 	Controller() string   // name that native and tunnel agents ask for

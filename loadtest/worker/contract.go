@@ -83,6 +83,7 @@ type Plan struct {
 	Token      string        `json:"token"`   // shared key file for agents' credentials; "": none needed
 	CAFile     string        `json:"ca_file"` // of the gateways; "": plaintext
 	Doors      []string      `json:"doors"`   // addresses for legacy agents: http://host:port/
+	Shims      []string      `json:"shims"`   // the same of shims, for groups with door: shim
 	Secrets    string        `json:"secrets"` // hex key from which legacy agents' secrets derive
 	Jenkins    string        `json:"jenkins"` // address at which the legacy controller's HTTP port listens
 	Sources    []string      `json:"sources"` // loopback addresses to dial from, in turn; empty: the kernel's choice
@@ -99,6 +100,9 @@ type Order struct {
 	// Fault is its index and Name its kind, for recovery times.
 	Fault int    `json:"fault,omitempty"`
 	Name  string `json:"name,omitempty"`
+	// To is whom the fault struck: a connector's death ends channels that must
+	// live through all else.
+	To string `json:"to,omitempty"`
 	// Share of this worker's agents that cut (breaks their connections) and
 	// restart (the agent dies without a word and comes back as new) concern.
 	Share float64 `json:"share,omitempty"`
