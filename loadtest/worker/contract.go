@@ -106,6 +106,9 @@ type Order struct {
 	// Share of this worker's agents that cut (breaks their connections) and
 	// restart (the agent dies without a word and comes back as new) concern.
 	Share float64 `json:"share,omitempty"`
+	// Within is how long after stop what is under way may take before the
+	// account is given anyway. 0: the scenario's Drain.
+	Within time.Duration `json:"within,omitempty"`
 }
 
 // A Word is a line that a worker says. One field is set.
