@@ -6,12 +6,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 // An agent is a running agent on a host of its own: the agent's process, or
 // the shim that keeps it.
 type agent struct {
-	*process
+	*rig.Process
 	node
 	host  *host
 	cable *cable
@@ -30,7 +32,7 @@ func startAgent(t *testing.T, l *lan, g generation, n node, root string) *agent 
 	a := &agent{node: n, host: newHost(t, n.name)}
 	a.cable = a.host.plug(l)
 	command := agentCommand(g, n, root)
-	a.process = a.host.start(t, "agent-"+n.name, command[0], command[1:]...)
+	a.Process = a.host.start(t, "agent-"+n.name, command[0], command[1:]...)
 	return a
 }
 

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"text/tabwriter"
 	"time"
+
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 var (
@@ -86,7 +88,7 @@ func measure(t *testing.T, k *kafka, g generation) {
 			key := fmt.Sprint(r.way, r.cost, before)
 			took[key] = append(took[key], b.duration(t))
 		}
-		a.kill()
+		a.Kill()
 	}
 	w := tabwriter.NewWriter(t.Output(), 0, 8, 2, ' ', 0)
 	fmt.Fprintf(w, "Hudson %s, %s\tdirect\tshim\tratio\n", g.name, g.protocol)
@@ -104,7 +106,7 @@ func measure(t *testing.T, k *kafka, g generation) {
 			line(what, took[fmt.Sprint("direct", i, before)], took[fmt.Sprint("shim", i, before)])
 		}
 	}
-	must(t, w.Flush())
+	rig.Must(t, w.Flush())
 }
 
 func median(all []time.Duration) time.Duration {
@@ -116,6 +118,6 @@ func median(all []time.Duration) time.Duration {
 func (b *build) duration(t *testing.T) time.Duration {
 	t.Helper()
 	var state struct{ Duration int64 }
-	must(t, b.c.ask(b.page(), &state))
+	rig.Must(t, b.c.ask(b.page(), &state))
 	return time.Duration(state.Duration) * time.Millisecond
 }

@@ -5,6 +5,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 const (
@@ -83,7 +85,7 @@ func builds(t *testing.T, g generation, single, cluster *kafka) {
 			t.Parallel()
 			shared.survives(t, calm[7+i], func(t *testing.T, a *agent, _ *build) {
 				a.cable.cut()
-				pass(t, d)
+				rig.Pass(t, d)
 				a.cable.mend()
 			})
 		})
@@ -94,7 +96,7 @@ func builds(t *testing.T, g generation, single, cluster *kafka) {
 		s.survives(t, calm[9], func(t *testing.T, a *agent, b *build) {
 			for range 2 {
 				gateway, _ := s.inUse(t, a.node.name)
-				gateway.kill()
+				gateway.Kill()
 				s.successor(t, gateway)
 				b.goesOn(t, a.job)
 			}
@@ -103,7 +105,7 @@ func builds(t *testing.T, g generation, single, cluster *kafka) {
 	t.Run("tier 1, the agent killed", func(t *testing.T) {
 		t.Parallel()
 		a := shared.shim(t, calm[12])
-		c.fails(t, a, func() { must(t, syscall.Kill(a.node.java(), syscall.SIGKILL)) })
+		c.fails(t, a, func() { rig.Must(t, syscall.Kill(a.node.java(), syscall.SIGKILL)) })
 		c.waitOnline(t, a.node.name, startLimit) // the shim starts it again, and nobody says that it is there already
 	})
 	t.Run("tier 1, the leader killed", func(t *testing.T) {
@@ -127,7 +129,7 @@ func builds(t *testing.T, g generation, single, cluster *kafka) {
 		s := newSite(t, single, d)
 		s.survives(t, torn[0], func(t *testing.T, _ *agent, _ *build) {
 			tornSingle.cut()
-			pass(t, 30*time.Second)
+			rig.Pass(t, 30*time.Second)
 			tornSingle.mend()
 		})
 	})

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 // faultSeed chooses when each fault comes of those that come all at once.
@@ -23,21 +25,21 @@ func (s *site) killLeader(t *testing.T, a *agent) {
 	s.k.one.Lock()
 	defer s.k.one.Unlock()
 	leader := int(s.k.partition(t, topic, l.Partition).Leader)
-	must(t, s.k.Kill(leader))
-	eventually(t, "another leads", time.Minute, func() bool {
+	rig.Must(t, s.k.Kill(leader))
+	rig.Eventually(t, "another leads", time.Minute, func() bool {
 		now := int(s.k.partition(t, topic, l.Partition).Leader)
 		return now != leader && now >= 0
 	})
-	must(t, s.k.Start(t.Context(), leader))
+	rig.Must(t, s.k.Start(t.Context(), leader))
 	s.k.waitInSync(t, topic, l.Partition)
 }
 
 // upgrade ends a gateway in order, and starts its successor.
 func (s *site) upgrade(t *testing.T, old *gateway) {
 	t.Helper()
-	old.signal(syscall.SIGTERM)
-	if code := old.exit(time.Minute); code != 0 {
-		t.Errorf("%s ended with %d after SIGTERM, want 0", old.name, code)
+	old.Signal(syscall.SIGTERM)
+	if code := old.Exit(time.Minute); code != 0 {
+		t.Errorf("%s ended with %d after SIGTERM, want 0", old.Name, code)
 	}
 	s.successor(t, old)
 }
@@ -66,11 +68,11 @@ func (s *site) allAtOnce(t *testing.T, a *agent, kafka *cable) {
 	faults := []fault{
 		{between(0, 30), between(5, 20), "the agent's link swallows", a.cable.cut, a.cable.mend},
 		{between(0, 30), between(10, 30), "the connector's link to Kafka swallows", kafka.cut, kafka.mend},
-		{between(0, 30), between(1, 5), "a gateway is killed", killed.kill, func() { s.successor(t, killed) }},
+		{between(0, 30), between(1, 5), "a gateway is killed", killed.Kill, func() { s.successor(t, killed) }},
 		{between(0, 40), 0, "the other gateway is upgraded", func() { s.upgrade(t, upgraded) }, nothing},
 		{between(0, 30), between(3, 10), "a broker is killed",
-			func() { s.k.one.Lock(); must(t, s.k.Kill(broker)) },
-			func() { must(t, s.k.Start(t.Context(), broker)); s.k.one.Unlock() }},
+			func() { s.k.one.Lock(); rig.Must(t, s.k.Kill(broker)) },
+			func() { rig.Must(t, s.k.Start(t.Context(), broker)); s.k.one.Unlock() }},
 	}
 	for range 3 {
 		faults = append(faults, fault{between(0, 50), 0, "the agent's link is reset", func() { a.cable.resetNow(s.edge) }, nothing})
@@ -80,10 +82,10 @@ func (s *site) allAtOnce(t *testing.T, a *agent, kafka *cable) {
 	var wg sync.WaitGroup
 	for _, f := range faults {
 		wg.Go(func() {
-			pass(t, f.at)
+			rig.Pass(t, f.at)
 			t.Logf("%v: %s", time.Since(begin).Round(100*time.Millisecond), f.what)
 			f.begin()
-			pass(t, f.length)
+			rig.Pass(t, f.length)
 			f.end()
 			if f.length > 0 {
 				t.Logf("%v: no longer: %s", time.Since(begin).Round(100*time.Millisecond), f.what)

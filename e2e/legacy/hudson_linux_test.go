@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 const (
@@ -69,7 +71,7 @@ var controllerFlags = []string{
 // A hudson is a running controller, on a host of its own.
 type hudson struct {
 	t *testing.T
-	*process
+	*rig.Process
 	generation
 	host *host
 	home string
@@ -94,12 +96,13 @@ func startHudson(t *testing.T, g generation, h *host, nodes ...node) *hudson {
 			"<buildWrappers/></project>", n.name, n.job.script(t))
 	}
 	tmp := filepath.Join(c.home, "tmp")
-	must(t, os.Mkdir(tmp, 0o755))
+	rig.Must(t, os.Mkdir(tmp, 0o755))
 	args := append([]string{"java"}, controllerFlags...)
 	args = append(args, "-Duser.home="+c.home, "-Djava.io.tmpdir="+tmp,
 		"-cp", filepath.Join(peersDir(), g.war)+":"+peersDir(), "Launch", g.main, fmt.Sprintf("--httpPort=%d", httpPort))
 	args = append(args, g.flags...)
-	c.process = start(t, "hudson-"+g.name, []string{"HUDSON_HOME=" + c.home, "HOME=" + c.home}, h.argv(args[0], args[1:]...)...)
+	argv := h.argv(args[0], args[1:]...)
+	c.Process = rig.StartWith(t, "hudson-"+g.name, []string{"HUDSON_HOME=" + c.home, "HOME=" + c.home}, argv[0], argv[1:]...)
 	return c
 }
 
@@ -122,8 +125,8 @@ func slaves(nodes []node) string {
 func (c *hudson) write(name, format string, args ...any) {
 	c.t.Helper()
 	name = filepath.Join(c.home, name)
-	must(c.t, os.MkdirAll(filepath.Dir(name), 0o755))
-	must(c.t, os.WriteFile(name, fmt.Appendf(nil, `<?xml version="1.0"?>`+"\n"+format, args...), 0o644))
+	rig.Must(c.t, os.MkdirAll(filepath.Dir(name), 0o755))
+	rig.Must(c.t, os.WriteFile(name, fmt.Appendf(nil, `<?xml version="1.0"?>`+"\n"+format, args...), 0o644))
 }
 
 // url is a page of the controller, as its own host sees it.
@@ -134,9 +137,9 @@ func (c *hudson) url(page string) string {
 // ready waits until agents can be let in.
 func (c *hudson) ready(within time.Duration) {
 	c.t.Helper()
-	eventually(c.t, "Hudson "+c.generation.name+" answers", within, func() bool {
-		if !c.running() {
-			c.t.Fatalf("Hudson ended: %v", c.cmd.ProcessState)
+	rig.Eventually(c.t, "Hudson "+c.generation.name+" answers", within, func() bool {
+		if !c.Running() {
+			c.t.Fatalf("Hudson ended: %v", c.State())
 		}
 		status, _, err := c.get(c.url("tcpSlaveAgentListener/"))
 		return err == nil && status == http.StatusOK
@@ -182,7 +185,7 @@ func (c *hudson) online(node string) bool {
 // waitOnline waits for a node's agent.
 func (c *hudson) waitOnline(t *testing.T, node string, within time.Duration) {
 	t.Helper()
-	eventually(t, node+" is online at Hudson "+c.generation.name, within, func() bool { return c.online(node) })
+	rig.Eventually(t, node+" is online at Hudson "+c.generation.name, within, func() bool { return c.online(node) })
 }
 
 // A build is one run of a node's job.
@@ -201,10 +204,10 @@ func (c *hudson) build(t *testing.T, a *agent, n int) *build {
 	node := a.node.name
 	b := &build{c: c, node: node, agent: a, n: n, began: time.Now()}
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.url("job/"+node+"/build"), nil)
-	must(t, err)
+	rig.Must(t, err)
 	// An order that Hudson forgot is given again; of two that wait in its queue
 	// for one job it makes one.
-	eventually(t, "Hudson takes an order", 2*time.Minute, func() bool {
+	rig.Eventually(t, "Hudson takes an order", 2*time.Minute, func() bool {
 		_, _, err = c.do(req)
 		return err == nil || c.ask(b.page(), new(struct{})) == nil
 	})
@@ -226,7 +229,7 @@ func (b *build) log() []byte {
 // wholeLog is the output of a build that has ended.
 func (b *build) wholeLog(t *testing.T) (log []byte) {
 	t.Helper()
-	eventually(t, "Hudson shows a console", 2*time.Minute, func() bool {
+	rig.Eventually(t, "Hudson shows a console", 2*time.Minute, func() bool {
 		log = b.log()
 		return log != nil
 	})
@@ -237,9 +240,9 @@ func (b *build) wholeLog(t *testing.T) (log []byte) {
 func (b *build) waitLine(t *testing.T, n int, within time.Duration) {
 	t.Helper()
 	line := fmt.Appendf(nil, "\nline %d\n", n)
-	eventually(t, fmt.Sprintf("%s prints line %d", b.node, n), within, func() bool {
-		if b.agent != nil && !b.agent.running() {
-			t.Fatalf("%s ended in the middle of its build: %v", b.agent.process.name, b.agent.cmd.ProcessState)
+	rig.Eventually(t, fmt.Sprintf("%s prints line %d", b.node, n), within, func() bool {
+		if b.agent != nil && !b.agent.Running() {
+			t.Fatalf("%s ended in the middle of its build: %v", b.agent.Process.Name, b.agent.State())
 		}
 		return bytes.Contains(b.log(), line)
 	})
@@ -252,7 +255,7 @@ func (b *build) lines() int { return bytes.Count(b.log(), []byte("\nline ")) }
 func (b *build) goesOn(t *testing.T, of job) {
 	t.Helper()
 	before := b.lines()
-	eventually(t, b.node+"'s build goes on", 2*time.Minute, func() bool {
+	rig.Eventually(t, b.node+"'s build goes on", 2*time.Minute, func() bool {
 		now := b.lines()
 		return now >= before+10 || now == of.lines
 	})
@@ -265,9 +268,9 @@ func (b *build) result(t *testing.T, within time.Duration) string {
 		Building bool
 		Result   string
 	}
-	eventually(t, b.node+"'s build ends", within, func() bool {
-		if b.agent != nil && !b.agent.running() {
-			t.Fatalf("%s ended in the middle of its build: %v", b.agent.process.name, b.agent.cmd.ProcessState)
+	rig.Eventually(t, b.node+"'s build ends", within, func() bool {
+		if b.agent != nil && !b.agent.Running() {
+			t.Fatalf("%s ended in the middle of its build: %v", b.agent.Process.Name, b.agent.State())
 		}
 		return b.c.ask(b.page(), &state) == nil && !state.Building && state.Result != ""
 	})
@@ -279,9 +282,9 @@ func (b *build) result(t *testing.T, within time.Duration) string {
 func (b *build) artifact(t *testing.T, name string) io.ReadCloser {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.c.url(b.page()+"/artifact/out/"+name), nil)
-	must(t, err)
+	rig.Must(t, err)
 	var resp *http.Response
-	eventually(t, "Hudson shows an artifact", 2*time.Minute, func() bool {
+	rig.Eventually(t, "Hudson shows an artifact", 2*time.Minute, func() bool {
 		resp, err = b.c.http.Do(req)
 		return err == nil
 	})

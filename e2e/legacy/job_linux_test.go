@@ -16,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 // stepWord is the test binary's first argument when it is a build's one step.
@@ -41,7 +43,7 @@ func paced(t *testing.T, seed uint64) job {
 func (j job) script(t *testing.T) string {
 	t.Helper()
 	self, err := os.Executable()
-	must(t, err)
+	rig.Must(t, err)
 	var files strings.Builder
 	for _, size := range j.files {
 		files.WriteString(fmt.Sprintf(" %d", size))
@@ -128,7 +130,7 @@ func sum(t *testing.T, r io.Reader) string {
 	t.Helper()
 	hash := sha256.New()
 	_, err := io.Copy(hash, r)
-	must(t, err)
+	rig.Must(t, err)
 	return hex.EncodeToString(hash.Sum(nil))
 }
 

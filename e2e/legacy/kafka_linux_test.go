@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/moorage-dev/moorage/broker"
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 // A kafka is a cluster, and the lan on which it can be reached.
@@ -30,10 +31,10 @@ func startKafka(t *testing.T, nodes int) *kafka {
 	k := &kafka{t: t, lan: newLAN(t)}
 	var err error
 	k.Apache, err = broker.StartApache(t.Context(), broker.ApacheConfig{Nodes: nodes, FastFailover: nodes > 1, Host: k.lan.joinSelf()})
-	must(t, err)
+	rig.Must(t, err)
 	t.Cleanup(k.Close)
 	k.admin, err = kgo.NewClient(append(k.ClientOpts(""), kgo.MetadataMinAge(100*time.Millisecond))...)
-	must(t, err)
+	rig.Must(t, err)
 	t.Cleanup(k.admin.Close)
 	return k
 }
@@ -57,8 +58,8 @@ func (k *kafka) partition(t *testing.T, topic string, partition int32) kmsg.Meta
 	rt.Topic = new(topic)
 	req.Topics = append(req.Topics, rt)
 	resp, err := req.RequestWith(t.Context(), k.admin)
-	must(t, err)
-	must(t, kerr.ErrorForCode(resp.Topics[0].ErrorCode))
+	rig.Must(t, err)
+	rig.Must(t, kerr.ErrorForCode(resp.Topics[0].ErrorCode))
 	for _, p := range resp.Topics[0].Partitions {
 		if p.Partition == partition {
 			return p
@@ -71,7 +72,7 @@ func (k *kafka) partition(t *testing.T, topic string, partition int32) kmsg.Meta
 // waitInSync waits until a partition has all its copies again.
 func (k *kafka) waitInSync(t *testing.T, topic string, partition int32) {
 	t.Helper()
-	eventually(t, "all replicas are in sync", 2*time.Minute, func() bool {
+	rig.Eventually(t, "all replicas are in sync", 2*time.Minute, func() bool {
 		p := k.partition(t, topic, partition)
 		return len(p.ISR) == len(p.Replicas)
 	})

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 // A lan is a switch: a bridge in the test's own network namespace.
@@ -73,7 +75,7 @@ func newHost(t *testing.T, name string) *host {
 		}
 		made <- err
 	}()
-	must(t, <-made)
+	rig.Must(t, <-made)
 	t.Cleanup(func() { h.ns.Close() })
 	h.ip("link", "set", "lo", "up")
 	return h
@@ -92,7 +94,7 @@ func (h *host) argv(program string, args ...string) []string {
 func (h *host) ip(args ...string) []byte {
 	h.t.Helper()
 	argv := h.argv("ip", args...)
-	return output(h.t, argv[0], argv[1:]...)
+	return rig.Output(h.t, argv[0], argv[1:]...)
 }
 
 // do calls f on a thread that is on the host.
@@ -169,7 +171,7 @@ func (c *cable) mend() {
 // takes the same words and does nothing.
 func (c *cable) forward(state string) {
 	c.t.Helper()
-	output(c.t, "bridge", "link", "set", "dev", c.port, "state", state)
+	rig.Output(c.t, "bridge", "link", "set", "dev", c.port, "state", state)
 }
 
 // resetNow resets the TCP connections that the host has with a peer, at the
@@ -178,7 +180,7 @@ func (c *cable) forward(state string) {
 func (c *cable) resetNow(far *host) int {
 	c.t.Helper()
 	argv := far.argv("ss", "--kill", "--tcp", "--no-header", "--numeric", "state", "connected", "dst", c.address)
-	return strings.Count(string(output(c.t, argv[0], argv[1:]...)), c.address)
+	return strings.Count(string(rig.Output(c.t, argv[0], argv[1:]...)), c.address)
 }
 
 // reset resets all connections between the host and a peer, and each new one,

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 // No inbound port, no path: the controller's host takes nothing from outside,
@@ -72,7 +74,7 @@ func TestNoInboundPortNoPath(t *testing.T) {
 func (h *host) run(program string, args ...string) []byte {
 	h.t.Helper()
 	argv := h.argv(program, args...)
-	return output(h.t, argv[0], argv[1:]...)
+	return rig.Output(h.t, argv[0], argv[1:]...)
 }
 
 // listening are the TCP ports on which somebody listens at the host, on other
@@ -85,7 +87,7 @@ func (h *host) listening() (ports []int) {
 			continue
 		}
 		port, err := strconv.Atoi(fields[3][strings.LastIndexByte(fields[3], ':')+1:])
-		must(h.t, err)
+		rig.Must(h.t, err)
 		ports = append(ports, port)
 	}
 	slices.Sort(ports)
@@ -136,7 +138,7 @@ func (h *host) closeTo(addresses []string) {
 // in this as the machine does.
 func (h *host) noRouter() {
 	h.t.Helper()
-	must(h.t, h.do(func() error {
+	rig.Must(h.t, h.do(func() error {
 		return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0\n"), 0o644)
 	}))
 }
@@ -144,8 +146,8 @@ func (h *host) noRouter() {
 func split(t *testing.T, address string) (string, int) {
 	t.Helper()
 	host, text, err := net.SplitHostPort(address)
-	must(t, err)
+	rig.Must(t, err)
 	port, err := strconv.Atoi(text)
-	must(t, err)
+	rig.Must(t, err)
 	return host, port
 }

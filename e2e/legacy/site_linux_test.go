@@ -4,13 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 // A site is one controller as Moorage knows it: the connector on the
@@ -32,7 +33,7 @@ type site struct {
 
 // A gateway is one life of a gateway process.
 type gateway struct {
-	*process
+	*rig.Process
 	place string // its address for agents, which a successor takes over
 	admin string
 }
@@ -51,7 +52,7 @@ func newSite(t *testing.T, k *kafka, c *hudson) *site {
 	}
 	args := append([]string{"connector", "--controller", s.controller, "--jenkins", c.url("")}, k.flags()...)
 	connector := c.host.start(t, "connector-"+s.controller, *program, append(args, k.trying()...)...)
-	connector.waitSaid("connector: serving", 60*time.Second)
+	connector.WaitSaid("connector: serving", 60*time.Second)
 	return s
 }
 
@@ -61,7 +62,7 @@ func (s *site) topics() {
 	s.t.Helper()
 	args := append([]string{"topics", "create", "--controller", s.controller}, s.k.flags()...)
 	args = append(args, s.k.trying()...)
-	eventually(s.t, "topics are made", time.Minute, func() bool {
+	rig.Eventually(s.t, "topics are made", time.Minute, func() bool {
 		out, err := exec.CommandContext(s.t.Context(), *program, args...).CombinedOutput()
 		if err != nil {
 			s.t.Logf("moorage topics create: %v: %s", err, out)
@@ -74,7 +75,7 @@ func (s *site) topics() {
 func (s *site) run(command string, flags ...string) []byte {
 	s.t.Helper()
 	args := append([]string{command, "--controller", s.controller}, s.k.flags()...)
-	return output(s.t, *program, append(args, flags...)...)
+	return rig.Output(s.t, *program, append(args, flags...)...)
 }
 
 // gateway starts a fresh gateway at a place, and waits until agents may come.
@@ -89,20 +90,9 @@ func (s *site) gateway(t *testing.T, place, admin string) *gateway {
 		"--door", s.controller, "--allow-cleartext-remoting", "--drain-timeout", "5s"}, s.k.flags()...)
 	p := s.edge.start(t, name, *program, args...)
 	s.mu.Lock()
-	g.process = p
+	g.Process = p
 	s.mu.Unlock()
-	client := s.edge.client()
-	eventually(t, name+" is ready", 60*time.Second, func() bool {
-		if !g.running() {
-			t.Fatalf("%s ended: %v", name, g.cmd.ProcessState)
-		}
-		resp, err := client.Get("http://" + admin + "/readyz")
-		if err != nil {
-			return false
-		}
-		resp.Body.Close()
-		return resp.StatusCode == http.StatusOK
-	})
+	p.WaitReady(s.edge.client(), admin, 60*time.Second)
 	return g
 }
 
@@ -117,7 +107,7 @@ func (s *site) living() (all []*gateway) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.gateways {
-		if g.process != nil && g.running() {
+		if g.Process != nil && g.Running() {
 			all = append(all, g)
 		}
 	}
@@ -140,7 +130,7 @@ type listed struct {
 func (s *site) sessions(state string) (found []listed) {
 	s.t.Helper()
 	var all []listed
-	must(s.t, json.Unmarshal(s.run("sessions", "--state", state, "--json"), &all))
+	rig.Must(s.t, json.Unmarshal(s.run("sessions", "--state", state, "--json"), &all))
 	for _, l := range all {
 		if strings.Contains(strings.ToLower(l.Kind), "remoting") {
 			found = append(found, l)
@@ -153,12 +143,12 @@ func (s *site) sessions(state string) (found []listed) {
 // and returns both.
 func (s *site) inUse(t *testing.T, agent string) (g *gateway, l listed) {
 	t.Helper()
-	eventually(t, agent+" is attached to a gateway that lives", 60*time.Second, func() bool {
+	rig.Eventually(t, agent+" is attached to a gateway that lives", 60*time.Second, func() bool {
 		for _, l = range s.sessions("attached") {
 			s.mu.Lock()
 			g = s.gateways[l.Gateway]
 			s.mu.Unlock()
-			if l.Agent == agent && g != nil && g.process != nil && g.running() {
+			if l.Agent == agent && g != nil && g.Process != nil && g.Running() {
 				return true
 			}
 		}
@@ -182,6 +172,6 @@ func (s *site) shim(t *testing.T, n node) *agent {
 	command := []string{*program, "shim", "--gateway", fmt.Sprintf("%s:7443,%s:7444", s.address, s.address),
 		"--controller", s.controller, "--agent", n.name, "--insecure", "--state-dir", filepath.Join(n.job.dir, "state"), "--"}
 	command = append(command, agentCommand(s.hudson.generation, n, "http://hudson.example.org:8080/")...)
-	a.process = a.host.start(t, "shim-"+n.name, command[0], command[1:]...)
+	a.Process = a.host.start(t, "shim-"+n.name, command[0], command[1:]...)
 	return a
 }

@@ -2,9 +2,6 @@ package modern_test
 
 import (
 	"context"
-	"math/rand/v2"
-	"net"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -144,56 +141,4 @@ func (a *actor) wantUnharmed() {
 	if len(a.events) != 1 || a.events[0].State != standin.Online {
 		a.t.Errorf("%s saw more than that it came online: %+v", a.name, a.events)
 	}
-}
-
-// eventually polls, with a deadline, what can only be looked at.
-func eventually(t *testing.T, what string, within time.Duration, done func() bool) {
-	t.Helper()
-	limit := time.After(within)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-tick.C:
-		case <-limit:
-			t.Fatalf("not within %v: %s", within, what)
-		case <-t.Context().Done():
-			t.Fatalf("the test ended before: %s", what)
-		}
-	}
-}
-
-// pass lets real time go by, as a fault's length.
-func pass(t *testing.T, d time.Duration) {
-	t.Helper()
-	select {
-	case <-time.After(d):
-	case <-t.Context().Done():
-		t.Fatal("the test ended while it waited")
-	}
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// freeAddress returns a loopback address on which nobody listens. Its port lies
-// below those of outgoing connections, so that none of these can sit on it
-// while nobody listens there.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+rand.IntN(8000)))
-		l, err := net.Listen("tcp", address)
-		if err != nil {
-			continue // taken; that is what the look was for
-		}
-		must(t, l.Close())
-		return address
-	}
-	t.Fatal("no free port on the loopback address")
-	return ""
 }

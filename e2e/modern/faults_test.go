@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moorage-dev/moorage/e2e/rig"
 	"github.com/moorage-dev/moorage/standin"
 )
 
@@ -70,7 +71,7 @@ func (f *fleet) talk(ctx context.Context, name string, random *rand.Rand) {
 func (f *fleet) wantGoingOn(when string, within time.Duration) (took time.Duration) {
 	f.Helper()
 	began, before := time.Now(), f.counted()
-	eventually(f.T, "all agents answer "+when, within, func() bool {
+	rig.Eventually(f.T, "all agents answer "+when, within, func() bool {
 		now := f.counted()
 		for _, a := range f.agents {
 			if now[a.name] < before[a.name]+3 {
@@ -116,7 +117,7 @@ func (f *fleet) killInUse(agent string, away time.Duration) {
 	f.Helper()
 	e := f.holding(agent)
 	e.kill()
-	pass(f.T, away)
+	rig.Pass(f.T, away)
 	f.startGateway(e.place)
 }
 
@@ -138,12 +139,12 @@ func TestFaultsAreHidden(t *testing.T) {
 	}{
 		{"links reset", func(f *fleet) {
 			f.eachWire((*cable).cut)
-			pass(f.T, outage)
+			rig.Pass(f.T, outage)
 			f.eachWire((*cable).mend)
 		}},
 		{"links silent", func(f *fleet) {
 			f.eachWire((*cable).swallow)
-			pass(f.T, outage)
+			rig.Pass(f.T, outage)
 			f.eachWire((*cable).mend)
 		}},
 		{"gateways killed twice", func(f *fleet) {
@@ -154,17 +155,17 @@ func TestFaultsAreHidden(t *testing.T) {
 		{"gateways upgraded", (*fleet).roll},
 		{"connector without Kafka", func(f *fleet) {
 			f.connectorWire.cut()
-			pass(f.T, outage)
+			rig.Pass(f.T, outage)
 			f.connectorWire.mend()
 		}},
 		{"Kafka silent for the connector", func(f *fleet) {
 			f.connectorWire.swallow()
-			pass(f.T, outage)
+			rig.Pass(f.T, outage)
 			f.connectorWire.mend()
 		}},
 		{"gateways without Kafka", func(f *fleet) {
 			f.gatewayWire.cut()
-			pass(f.T, outage)
+			rig.Pass(f.T, outage)
 			f.gatewayWire.mend()
 		}},
 		{"all at once", (*fleet).storm},
@@ -273,7 +274,7 @@ func TestKafkaAwayFromTier0(t *testing.T) {
 				answered <- nil
 			}()
 		}
-		pass(t, outage)
+		rig.Pass(t, outage)
 		for _, wire := range fault.wires {
 			wire.mend()
 		}

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/moorage-dev/moorage/e2e/rig"
 	"github.com/moorage-dev/moorage/standin"
 )
 
@@ -31,7 +32,7 @@ func TestBlackHoleFromTier0(t *testing.T) {
 	}
 	t.Parallel()
 	self, err := os.Executable()
-	must(t, err)
+	rig.Must(t, err)
 	args := []string{"--net"}
 	if os.Getuid() != 0 {
 		args = append(args, "--user", "--map-root-user")
@@ -140,13 +141,13 @@ func newHost(t *testing.T) *host {
 		}
 		made <- err
 	}()
-	must(t, <-made)
+	rig.Must(t, <-made)
 	t.Cleanup(func() { h.ns.Close() })
 	path := "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(int(h.ns.Fd()))
 	ip(t, "link", "add", "far", "type", "veth", "peer", "name", "eth0", "netns", path)
 	ip(t, "link", "set", "far", "master", "lan", "up")
 	for _, args := range [][]string{{"link", "set", "lo", "up"}, {"addr", "add", "10.88.0.2/24", "dev", "eth0"}, {"link", "set", "eth0", "up"}} {
-		output(t, append([]string{"nsenter", "--net=" + path, "--", "ip"}, args...)...)
+		rig.Output(t, "nsenter", append([]string{"--net=" + path, "--", "ip"}, args...)...)
 	}
 	return h
 }
@@ -171,10 +172,10 @@ func (h *host) dial(ctx context.Context, network, address string) (conn net.Conn
 // same words and does nothing.
 func (h *host) port(state string) {
 	h.t.Helper()
-	output(h.t, "bridge", "link", "set", "dev", "far", "state", state)
+	rig.Output(h.t, "bridge", "link", "set", "dev", "far", "state", state)
 }
 
 func ip(t *testing.T, args ...string) {
 	t.Helper()
-	output(t, append([]string{"ip"}, args...)...)
+	rig.Output(t, "ip", args...)
 }

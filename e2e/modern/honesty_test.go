@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moorage-dev/moorage/e2e/rig"
 	"github.com/moorage-dev/moorage/standin"
 )
 
@@ -30,9 +31,9 @@ func TestEndsAreKnownAtOnce(t *testing.T) {
 	}{
 		{"the agent is killed", (*actor).kill, true},
 		{"the agent is killed with data unread", (*actor).crash, true},
-		{"the controller closes", func(a *actor) { must(t, s.jenkins.Disconnect(a.name, standin.EndFIN)) }, false},
-		{"the controller resets", func(a *actor) { must(t, s.jenkins.Disconnect(a.name, standin.EndReset)) }, false},
-		{"the controller says goodbye", func(a *actor) { must(t, s.jenkins.Disconnect(a.name, standin.EndCommand)) }, false},
+		{"the controller closes", func(a *actor) { rig.Must(t, s.jenkins.Disconnect(a.name, standin.EndFIN)) }, false},
+		{"the controller resets", func(a *actor) { rig.Must(t, s.jenkins.Disconnect(a.name, standin.EndReset)) }, false},
+		{"the controller says goodbye", func(a *actor) { rig.Must(t, s.jenkins.Disconnect(a.name, standin.EndCommand)) }, false},
 	} {
 		for _, m := range []manner{manners[0], manners[3]} {
 			for tier := range 2 {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moorage-dev/moorage/e2e/rig"
 	"github.com/moorage-dev/moorage/standin"
 )
 
@@ -41,10 +42,10 @@ func javaArgv(t *testing.T, name, secret string, options ...string) []string {
 // stand-in does not speak Java.
 func TestRealAgent(t *testing.T) {
 	s := newSite(t, standin.Config{LoginCalls: -1, Pings: standin.Pings{Interval: -1}}, nil)
-	wantOnline := func(t *testing.T, name string, argv []string) *process {
+	wantOnline := func(t *testing.T, name string, argv []string) *rig.Process {
 		t.Helper()
-		agent := start(t, name, argv...)
-		agent.waitSaid("INFO: Connected", 1, 60*time.Second)
+		agent := rig.Start(t, name, argv[0], argv[1:]...)
+		agent.WaitSaid("INFO: Connected", 60*time.Second)
 		s.jenkins.wantOnline(t, name, 30*time.Second)
 		return agent
 	}
@@ -62,11 +63,11 @@ func TestRealAgent(t *testing.T) {
 			name := "t0-" + tt.word
 			agent := wantOnline(t, name, javaArgv(t, name, s.jenkins.Secret(name), tt.options(s.places[0])...))
 			began := time.Now()
-			must(t, s.jenkins.Disconnect(name, standin.EndReset))
-			agent.waitSaid("Terminated", 1, atOnce)
+			rig.Must(t, s.jenkins.Disconnect(name, standin.EndReset))
+			agent.WaitSaid("Terminated", atOnce)
 			t.Logf("the controller resets: the agent knew after %v", time.Since(began).Round(time.Millisecond))
 			s.jenkins.wantOnline(t, name, 60*time.Second)
-			agent.kill()
+			agent.Kill()
 			t.Logf("the agent is killed: the controller knew after %v", s.jenkins.wantOffline(t, name, atOnce).Round(time.Millisecond))
 		})
 		t.Run("tier 1 "+tt.word, func(t *testing.T) {
@@ -83,8 +84,8 @@ func TestRealAgent(t *testing.T) {
 				t.Errorf("its connection is now %s, it was %s", now, before)
 			}
 			began := time.Now()
-			must(t, s.jenkins.Disconnect(name, standin.EndFIN))
-			agent.waitSaid("Terminated", 1, atOnce)
+			rig.Must(t, s.jenkins.Disconnect(name, standin.EndFIN))
+			agent.WaitSaid("Terminated", atOnce)
 			t.Logf("the controller closes: the agent knew after %v", time.Since(began).Round(time.Millisecond))
 		})
 	}
@@ -110,11 +111,11 @@ func TestRealJenkins(t *testing.T) {
 				argv = append(argv, tt.options)
 			}
 			shim := w.shim(name, argv...)
-			shim.waitSaid("INFO: Connected", 1, 2*time.Minute)
+			shim.WaitSaid("INFO: Connected", 2*time.Minute)
 			online := func() string {
 				return console.run(t, fmt.Sprintf(`def c = jenkins.model.Jenkins.get().getComputer(%q); print c.online ? c.connectTime : ""`, name))
 			}
-			eventually(t, name+" is online", time.Minute, func() bool { return online() != "" })
+			rig.Eventually(t, name+" is online", time.Minute, func() bool { return online() != "" })
 			since := online()
 			var moving sync.WaitGroup
 			moving.Go(func() {
@@ -130,7 +131,7 @@ func TestRealJenkins(t *testing.T) {
 			})
 			for range 2 {
 				place := w.killInUse(name)
-				pass(t, time.Second)
+				rig.Pass(t, time.Second)
 				w.gateway(place)
 			}
 			moving.Wait()
@@ -152,14 +153,14 @@ type console struct {
 func newConsole(t *testing.T, root string) *console {
 	t.Helper()
 	jar, err := cookiejar.New(nil)
-	must(t, err)
+	rig.Must(t, err)
 	c := &console{root: root, client: &http.Client{Jar: jar, Timeout: 5 * time.Minute}}
 	t.Cleanup(c.client.CloseIdleConnections)
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, root+"crumbIssuer/api/json", nil)
-	must(t, err)
+	rig.Must(t, err)
 	if status, body := c.do(t, request); status == http.StatusOK { // else there are no crumbs
 		var crumb struct{ Crumb, CrumbRequestField string }
-		must(t, json.Unmarshal(body, &crumb))
+		rig.Must(t, json.Unmarshal(body, &crumb))
 		c.crumb = [2]string{crumb.CrumbRequestField, crumb.Crumb}
 	}
 	return c
@@ -171,10 +172,10 @@ func (c *console) do(t *testing.T, request *http.Request) (status int, body []by
 		request.SetBasicAuth(user, token)
 	}
 	answer, err := c.client.Do(request)
-	must(t, err)
+	rig.Must(t, err)
 	defer answer.Body.Close()
 	body, err = io.ReadAll(answer.Body)
-	must(t, err)
+	rig.Must(t, err)
 	return answer.StatusCode, body
 }
 
@@ -183,7 +184,7 @@ func (c *console) run(t *testing.T, script string) string {
 	t.Helper()
 	form := strings.NewReader(url.Values{"script": {script}}.Encode())
 	request, err := http.NewRequest(http.MethodPost, c.root+"scriptText", form)
-	must(t, err)
+	rig.Must(t, err)
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	if c.crumb[0] != "" {
 		request.Header.Set(c.crumb[0], c.crumb[1])

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/moorage-dev/moorage/door"
+	"github.com/moorage-dev/moorage/e2e/rig"
 	"github.com/moorage-dev/moorage/remoting"
 	"github.com/moorage-dev/moorage/standin"
 )
@@ -131,7 +132,7 @@ func (j *jenkins) remoteOf(name string) string {
 // wantAnotherOnline waits until an agent is online by another connection.
 func (j *jenkins) wantAnotherOnline(t *testing.T, name, before string, limit time.Time) {
 	t.Helper()
-	eventually(t, name+" is online again", time.Until(limit), func() bool {
+	rig.Eventually(t, name+" is online again", time.Until(limit), func() bool {
 		now := j.remoteOf(name)
 		return now != "" && now != before
 	})
@@ -224,7 +225,7 @@ func TestControllerStartedAnew(t *testing.T) {
 	t.Logf("%d agents were online after %v", n, s.jenkins.wantAgents(t, n, 90*time.Second).Round(10*time.Millisecond))
 	old := s.jenkins
 	old.kill()
-	pass(t, 3*time.Second)
+	rig.Pass(t, 3*time.Second)
 	s.cfg.Identity = newKey()
 	s.jenkins = startJenkins(t, s.cfg)
 	if s.jenkins.AgentAddr == old.AgentAddr || s.jenkins.Identity == old.Identity || s.jenkins.URL != old.URL {

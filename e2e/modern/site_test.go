@@ -18,6 +18,7 @@ import (
 	"github.com/moorage-dev/moorage/connector"
 	"github.com/moorage-dev/moorage/controller"
 	"github.com/moorage-dev/moorage/door"
+	"github.com/moorage-dev/moorage/e2e/rig"
 	"github.com/moorage-dev/moorage/gateway"
 	"github.com/moorage-dev/moorage/link"
 	"github.com/moorage-dev/moorage/shim"
@@ -63,20 +64,20 @@ func newSite(t *testing.T, cfg standin.Config, doors func(*door.Config)) *site {
 	if cfg.Identity == nil {
 		cfg.Identity = someKey()
 	}
-	cfg.ListenHTTP = freeAddress(t) // a successor takes it over
+	cfg.ListenHTTP = rig.FreeAddress(t) // a successor takes it over
 	s := &site{T: t, cfg: cfg, doors: doors, gateways: make(map[string]*edge)}
 	kafka, err := broker.StartEmbedded(broker.EmbeddedConfig{Brokers: 1})
-	must(t, err)
+	rig.Must(t, err)
 	t.Cleanup(kafka.Close)
 	s.kafka = bridge.Config{Brokers: kafka.Addrs()}
 	admin, err := bridge.Dial(t.Context(), s.kafka)
-	must(t, err)
+	rig.Must(t, err)
 	defer admin.Close()
-	must(t, admin.CreateTopics(t.Context(), "ci", bridge.TopicSpec{Partitions: 4, SingleBroker: true, AllowSmall: true}))
+	rig.Must(t, admin.CreateTopics(t.Context(), "ci", bridge.TopicSpec{Partitions: 4, SingleBroker: true, AllowSmall: true}))
 	s.jenkins = startJenkins(t, cfg)
 	s.startConnector()
 	for range 2 {
-		s.startGateway(freeAddress(t))
+		s.startGateway(rig.FreeAddress(t))
 	}
 	t.Cleanup(s.leave)
 	return s
@@ -110,7 +111,7 @@ func (s *site) startConnector() {
 	s.connector, err = controller.Start(s.Context(), controller.Config{
 		Bridge: kafka, Name: "ci", SingleBroker: true, AllowSmall: true, Logger: s.logger("controller"),
 	})
-	must(s.T, err)
+	rig.Must(s.T, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -141,7 +142,7 @@ var errStopped = errors.New("stopped by the test")
 func startJenkins(t *testing.T, cfg standin.Config) *jenkins {
 	t.Helper()
 	c, err := standin.NewController(cfg)
-	must(t, err)
+	rig.Must(t, err)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	j := &jenkins{Controller: c, stop: cancel, done: make(chan struct{})}
 	go func() {
@@ -220,15 +221,15 @@ func (s *site) startGateway(place string) *edge {
 	log := s.logger(e.name)
 	var err error
 	e.g, err = gateway.New(s.Context(), gateway.Config{Name: e.name, Advertise: place, Bridge: kafka, Insecure: true, Logger: log})
-	must(s.T, err)
+	rig.Must(s.T, err)
 	cfg := door.Config{Backend: e.g.DoorBackend(), Default: "ci", Tier0: true, Registerer: e.g.Registerer(), Log: log}
 	if s.doors != nil {
 		s.doors(&cfg)
 	}
 	d, err := door.New(cfg)
-	must(s.T, err)
+	rig.Must(s.T, err)
 	l, err := net.Listen("tcp", place)
-	must(s.T, err)
+	rig.Must(s.T, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	e.leave = cancel
 	e.wg.Go(func() {
@@ -274,7 +275,7 @@ func (e *edge) drain() {
 // and returns that.
 func (s *site) holding(agent string) (found *edge) {
 	s.Helper()
-	eventually(s.T, agent+" is attached to a gateway that lives", 30*time.Second, func() bool {
+	rig.Eventually(s.T, agent+" is attached to a gateway that lives", 30*time.Second, func() bool {
 		for _, i := range s.connector.Sessions() {
 			name := i.Remoting.GetAgent()
 			if name == "" {
@@ -327,12 +328,12 @@ func (s *site) startShim(agent string) *shore {
 	client, err := link.New(link.Config{
 		Gateways: places, Controller: "ci", Agent: agent, Dial: h.wire.dialTCP, GiveUp: 240 * time.Second, Logger: log,
 	})
-	must(s.T, err)
+	rig.Must(s.T, err)
 	known := shim.NewLink(client, "ci", "", log)
 	d, err := door.New(door.Config{Backend: known, Default: "ci", Controllers: []string{"ci"}, JarCache: -1, Log: log})
-	must(s.T, err)
+	rig.Must(s.T, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(s.T, err)
+	rig.Must(s.T, err)
 	h.door = l.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {

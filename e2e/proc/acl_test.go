@@ -25,6 +25,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/moorage-dev/moorage/broker"
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 // Everybody gets exactly what the table in docs/operations.md says, and works
@@ -33,7 +34,7 @@ import (
 func TestMinimalRightsAreEnough(t *testing.T) {
 	t.Parallel()
 	program, err := ordinary()
-	must(t, err)
+	rig.Must(t, err)
 	users := map[string]string{}
 	for _, user := range aclUsers {
 		users[user] = user + "-secret"
@@ -41,41 +42,41 @@ func TestMinimalRightsAreEnough(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	kafka, err := broker.StartApache(ctx, broker.ApacheConfig{FastFailover: true, Secure: true, Users: users})
-	must(t, err)
+	rig.Must(t, err)
 	t.Cleanup(kafka.Close)
 	grant(t, kafka, documentedRights(t), "ci")
 
 	as := func(user string) []string {
 		file := filepath.Join(t.TempDir(), "password")
-		must(t, os.WriteFile(file, []byte(users[user]+"\n"), 0o600))
+		rig.Must(t, os.WriteFile(file, []byte(users[user]+"\n"), 0o600))
 		return []string{"--kafka", strings.Join(kafka.Addrs(), ","), "--kafka-ca", kafka.CAFile(),
 			"--kafka-sasl-mechanism", "SCRAM-SHA-512", "--kafka-user", user, "--kafka-password-file", file}
 	}
 	command := func(user string, args ...string) string {
 		t.Helper()
-		return string(output(t, program, slices.Concat(args, as(user))...))
+		return string(rig.Output(t, program, slices.Concat(args, as(user))...))
 	}
 	command("creator", "topics", "create", "--controller", "ci", "--single-broker")
 	command("checker", "topics", "check", "--controller", "ci", "--single-broker")
 
-	place := freeAddress(t)
-	gateway := func(name string) *process {
-		p := start(t, name, program, slices.Concat([]string{"gateway", "--name", name, "--listen", place,
-			"--admin", freeAddress(t), "--insecure"}, as("gateway"))...)
-		p.waitSaid("gateway: serving", 30*time.Second)
+	place := rig.FreeAddress(t)
+	gateway := func(name string) *rig.Process {
+		p := rig.Start(t, name, program, slices.Concat([]string{"gateway", "--name", name, "--listen", place,
+			"--admin", rig.FreeAddress(t), "--insecure"}, as("gateway"))...)
+		p.WaitSaid("gateway: serving", 30*time.Second)
 		return p
 	}
 	first := gateway("first")
-	connector := start(t, "connector", program, slices.Concat([]string{"connector", "--controller", "ci", "--single-broker",
+	connector := rig.Start(t, "connector", program, slices.Concat([]string{"connector", "--controller", "ci", "--single-broker",
 		"--service", "echo=" + startEcho(t)}, as("controller"))...)
-	connector.waitSaid("connector: serving", 30*time.Second)
-	local := freeAddress(t)
-	shim := start(t, "shim", program, "shim", "--gateway", place, "--controller", "ci", "--agent", "a1", "--insecure", "--forward", local+"=echo")
-	shim.waitSaid("shim: listening", 30*time.Second)
+	connector.WaitSaid("connector: serving", 30*time.Second)
+	local := rig.FreeAddress(t)
+	shim := rig.Start(t, "shim", program, "shim", "--gateway", place, "--controller", "ci", "--agent", "a1", "--insecure", "--forward", local+"=echo")
+	shim.WaitSaid("shim: listening", 30*time.Second)
 
 	held := dial(t, local)
 	wantEcho(t, held, "by the first\n")
-	first.kill()
+	first.Kill()
 	second := gateway("second")
 	wantEcho(t, held, "by the second\n")
 
@@ -83,7 +84,7 @@ func TestMinimalRightsAreEnough(t *testing.T) {
 		t.Errorf("moorage gateways shows no second gateway:\n%s", got)
 	}
 	var id string
-	eventually(t, "moorage sessions shows the session on the second gateway", 30*time.Second, func() bool {
+	rig.Eventually(t, "moorage sessions shows the session on the second gateway", 30*time.Second, func() bool {
 		for line := range strings.Lines(command("operator", "sessions", "--state", "attached")) {
 			if f := strings.Fields(line); slices.Contains(f, "second") {
 				id = f[0]
@@ -92,11 +93,11 @@ func TestMinimalRightsAreEnough(t *testing.T) {
 		return id != ""
 	})
 	command("ender", "sessions", "end", id)
-	shim.waitSaid("OPERATOR", 20*time.Second)
+	shim.WaitSaid("OPERATOR", 20*time.Second)
 
-	for _, p := range []*process{second, connector} {
-		if regexp.MustCompile(`(?i)authoriz`).Match(p.said()) {
-			t.Errorf("%s lacks a right: %s", p.name, p.tail(2000))
+	for _, p := range []*rig.Process{second, connector} {
+		if regexp.MustCompile(`(?i)authoriz`).Match(p.Said()) {
+			t.Errorf("%s lacks a right: %s", p.Name, p.Tail(2000))
 		}
 	}
 	for _, forbidden := range []struct{ user, topic string }{
@@ -168,7 +169,7 @@ type right struct {
 func documentedRights(t *testing.T) []right {
 	t.Helper()
 	text, err := os.ReadFile("../../docs/operations.md")
-	must(t, err)
+	rig.Must(t, err)
 	_, section, _ := strings.Cut(string(text), "## Minimal ACLs")
 	section, _, _ = strings.Cut(section, "\n## ")
 	var rights []right
@@ -189,7 +190,7 @@ func documentedRights(t *testing.T) []right {
 			r := right{user: user, topic: strings.Trim(topic, " `")}
 			for name := range strings.SplitSeq(cells[3], ",") {
 				op, err := kmsg.ParseACLOperation(strings.TrimSpace(name))
-				must(t, err)
+				rig.Must(t, err)
 				r.operations = append(r.operations, op)
 			}
 			rights = append(rights, r)
@@ -205,7 +206,7 @@ func documentedRights(t *testing.T) []right {
 func grant(t *testing.T, kafka *broker.Apache, rights []right, controller string) {
 	t.Helper()
 	admin, err := kgo.NewClient(kafka.ClientOpts("admin")...)
-	must(t, err)
+	rig.Must(t, err)
 	defer admin.Close()
 	req := kmsg.NewPtrCreateACLsRequest()
 	for _, r := range rights {
@@ -218,7 +219,7 @@ func grant(t *testing.T, kafka *broker.Apache, rights []right, controller string
 		}
 	}
 	resp, err := req.RequestWith(t.Context(), admin)
-	must(t, err)
+	rig.Must(t, err)
 	for i, r := range resp.Results {
 		if err := kerr.ErrorForCode(r.ErrorCode); err != nil {
 			t.Fatalf("%+v: %v", req.Creations[i], err)
@@ -229,7 +230,7 @@ func grant(t *testing.T, kafka *broker.Apache, rights []right, controller string
 func tryProduce(ctx context.Context, t *testing.T, kafka *broker.Apache, user, topic string) error {
 	t.Helper()
 	client, err := kgo.NewClient(append(kafka.ClientOpts(user), kgo.DisableIdempotentWrite())...)
-	must(t, err)
+	rig.Must(t, err)
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -240,15 +241,15 @@ func tryProduce(ctx context.Context, t *testing.T, kafka *broker.Apache, user, t
 func foreignCA(t *testing.T) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
+	rig.Must(t, err)
 	ca := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "another authority"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, ca, ca, &key.PublicKey, key)
-	must(t, err)
+	rig.Must(t, err)
 	file := filepath.Join(t.TempDir(), "ca.pem")
-	must(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	rig.Must(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
 	return file
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/moorage-dev/moorage/bridge"
 	"github.com/moorage-dev/moorage/check"
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 // All gateways are gone while the controller goes on. What waits in Kafka then
@@ -14,24 +15,24 @@ import (
 func TestAFreshGatewayReplaysABacklog(t *testing.T) {
 	t.Parallel()
 	f := newSingle(t)
-	first := f.gateway(freeAddress(t))
+	first := f.gateway(rig.FreeAddress(t))
 	l := f.newLoad(first.place)
 	talks := l.openAll(24)
 	l.exchange(talks, 20)
 
-	first.kill()
+	first.Kill()
 	const backlog = 3000 // 750 KiB each: within the windows, so all of it is sent into the void
 	for _, k := range talks {
 		k.ends[check.Controller].sendNow(backlog)
 	}
 	for _, k := range talks {
-		must(t, k.ctl.Flush(t.Context()))
+		rig.Must(t, k.ctl.Flush(t.Context()))
 	}
 	begin := time.Now()
 	fresh := f.gateway(first.place)
 	l.wantAll(talks, 60*time.Second)
 	t.Logf("%d messages replayed within %v of the fresh gateway's start", backlog*len(talks), time.Since(begin).Round(time.Millisecond))
-	if n := bytes.Count(fresh.said(), []byte(`"how":"kafka"`)); n < len(talks) {
+	if n := bytes.Count(fresh.Said(), []byte(`"how":"kafka"`)); n < len(talks) {
 		t.Errorf("%d sessions were replayed from Kafka, want %d", n, len(talks))
 	}
 	l.exchange(talks, 20)
@@ -44,19 +45,19 @@ func TestAFreshGatewayReplaysABacklog(t *testing.T) {
 func TestAnIdleSessionOutlivesRetention(t *testing.T) {
 	t.Parallel()
 	f := newSingle(t)
-	first := f.gateway(freeAddress(t))
+	first := f.gateway(rig.FreeAddress(t))
 	l := f.newLoad(first.place)
 	talks := l.openAll(4)
 	l.exchange(talks, 50)
 
 	k := f.dialKafka()
 	ends := k.ends("up", "down")
-	pass(t, 12*time.Second) // two heartbeats, which carry the positions beyond these ends
+	rig.Pass(t, 12*time.Second) // two heartbeats, which carry the positions beyond these ends
 	k.removeBelow(ends)
-	first.kill()
+	first.Kill()
 	fresh := f.gateway(first.place)
 	l.exchange(talks, 50)
-	if n := bytes.Count(fresh.said(), []byte(`"msg":"attach"`)); n < len(talks) {
+	if n := bytes.Count(fresh.Said(), []byte(`"msg":"attach"`)); n < len(talks) {
 		t.Errorf("%d sessions came to the fresh gateway, want %d", n, len(talks))
 	}
 	l.wantClean(talks)
@@ -71,7 +72,7 @@ type kafkaClient struct {
 func (f *fleet) dialKafka() kafkaClient {
 	f.t.Helper()
 	c, err := bridge.Dial(f.t.Context(), f.bridge())
-	must(f.t, err)
+	rig.Must(f.t, err)
 	f.t.Cleanup(func() { _ = c.Close() }) // nothing is written through it
 	return kafkaClient{c, f}
 }
@@ -89,7 +90,7 @@ func (k kafkaClient) ends(topics ...string) map[place]int64 {
 	for _, topic := range topics {
 		for p := range int32(partitions) {
 			_, next, err := k.Bounds(k.f.t.Context(), k.f.topic(topic), p)
-			must(k.f.t, err)
+			rig.Must(k.f.t, err)
 			ends[place{k.f.topic(topic), p}] = next
 		}
 	}
@@ -100,6 +101,6 @@ func (k kafkaClient) ends(topics ...string) map[place]int64 {
 func (k kafkaClient) removeBelow(ends map[place]int64) {
 	k.f.t.Helper()
 	for at, before := range ends {
-		must(k.f.t, k.DeleteRecords(k.f.t.Context(), at.topic, at.partition, before))
+		rig.Must(k.f.t, k.DeleteRecords(k.f.t.Context(), at.topic, at.partition, before))
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/moorage-dev/moorage/broker"
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 // partitions of a controller's topics, as topics create makes them.
@@ -30,12 +31,12 @@ func TestThreeBrokers(t *testing.T) {
 // quorum all change hands.
 func leadersDie(t *testing.T, k *cluster) {
 	program, err := ordinary()
-	must(t, err)
+	rig.Must(t, err)
 	f := newFleet(t, program, k.Addrs())
-	l := f.newLoad(f.gateway(freeAddress(t)).place, f.gateway(freeAddress(t)).place)
+	l := f.newLoad(f.gateway(rig.FreeAddress(t)).place, f.gateway(rig.FreeAddress(t)).place)
 	talks := l.openAll(24)
 	stop := steady(talks, 100*time.Millisecond)
-	pass(t, 2*time.Second)
+	rig.Pass(t, 2*time.Second)
 	for id := 1; id <= 3; id++ {
 		led := k.ledOf(id, f.topics()...)
 		if led == 0 {
@@ -43,13 +44,13 @@ func leadersDie(t *testing.T, k *cluster) {
 		}
 		l.check.Fault(fmt.Sprintf("kill node %d", id))
 		begin := time.Now()
-		must(t, k.Kill(id))
-		eventually(t, "others lead", 60*time.Second, func() bool { return k.ledOf(id, f.topics()...) == 0 })
+		rig.Must(t, k.Kill(id))
+		rig.Eventually(t, "others lead", 60*time.Second, func() bool { return k.ledOf(id, f.topics()...) == 0 })
 		elected := time.Now()
 		l.wantDue(talks, elected, 30*time.Second) // while the node is still dead
 		t.Logf("node %d led %d partitions; others led after %v, all sessions went on after %v; the longest wait of a message was %v",
 			id, led, elected.Sub(begin).Round(time.Millisecond), time.Since(begin).Round(time.Millisecond), worst(talks, begin))
-		must(t, k.Start(t.Context(), id))
+		rig.Must(t, k.Start(t.Context(), id))
 		k.wantInSync(f.topics()...)
 		k.rebalance(f.topics()...)
 	}
@@ -61,9 +62,9 @@ func leadersDie(t *testing.T, k *cluster) {
 // stands still; sessions on other leaders must hardly notice.
 func leaderFreezes(t *testing.T, k *cluster) {
 	program, err := ordinary()
-	must(t, err)
+	rig.Must(t, err)
 	f := newFleet(t, program, k.Addrs(), "--replication", "1", "--single-broker")
-	l := f.newLoad(f.gateway(freeAddress(t)).place, f.gateway(freeAddress(t)).place)
+	l := f.newLoad(f.gateway(rig.FreeAddress(t)).place, f.gateway(rig.FreeAddress(t)).place)
 	talks := l.openAll(48)
 	const frozen = 2
 	var its, others []*talk
@@ -87,15 +88,15 @@ func leaderFreezes(t *testing.T, k *cluster) {
 	// Calm and frozen take turns, and the median counts: on a small machine
 	// a second of somebody else's work is in p99 too.
 	for range 3 {
-		pass(t, 2*time.Second) // the last turn's backlog settles
+		rig.Pass(t, 2*time.Second) // the last turn's backlog settles
 		calmFrom := time.Now()
-		pass(t, 5*time.Second)
+		rig.Pass(t, 5*time.Second)
 		calmTo := time.Now()
 		l.check.Fault("freeze")
-		must(t, k.Pause(frozen))
-		pass(t, 6*time.Second)
+		rig.Must(t, k.Pause(frozen))
+		rig.Pass(t, 6*time.Second)
 		frozenTo := time.Now()
-		must(t, k.Resume(frozen))
+		rig.Must(t, k.Resume(frozen))
 		l.wantDue(its, frozenTo, 30*time.Second)
 		calm, cold := latencies(others, calmFrom, calmTo), latencies(others, calmTo, frozenTo)
 		ratios = append(ratios, float64(quantile(cold, .99))/float64(quantile(calm, .99)))
@@ -114,19 +115,19 @@ func leaderFreezes(t *testing.T, k *cluster) {
 // until the cluster gives it up; then all goes on, and nothing is lost.
 func replicaFreezes(t *testing.T, k *cluster) {
 	program, err := ordinary()
-	must(t, err)
+	rig.Must(t, err)
 	f := newFleet(t, program, k.Addrs())
-	l := f.newLoad(f.gateway(freeAddress(t)).place, f.gateway(freeAddress(t)).place)
+	l := f.newLoad(f.gateway(rig.FreeAddress(t)).place, f.gateway(rig.FreeAddress(t)).place)
 	talks := l.openAll(48)
 	rate := halfOfMaximum(t, talks)
 	stop := steady(talks, interval(talks, rate))
-	pass(t, 4*time.Second)
+	rig.Pass(t, 4*time.Second)
 	begin := time.Now()
 	l.check.Fault("freeze")
-	must(t, k.Pause(3))
-	pass(t, 20*time.Second)
-	must(t, k.Resume(3))
-	pass(t, 5*time.Second)
+	rig.Must(t, k.Pause(3))
+	rig.Pass(t, 20*time.Second)
+	rig.Must(t, k.Resume(3))
+	rig.Pass(t, 5*time.Second)
 	stop()
 	t.Logf("at %.0f messages/s, half of the calm maximum, the stall was %v", rate, worst(talks, begin))
 	t.Logf("verdict:\n%v", l.wantClean(talks))
@@ -159,7 +160,7 @@ func steadyFor(t *testing.T, talks []*talk, rate float64, d time.Duration) (p99 
 	t.Helper()
 	begin := time.Now()
 	stop := steady(talks, interval(talks, rate))
-	pass(t, d)
+	rig.Pass(t, d)
 	stop()
 	end := time.Now()
 	talks[0].l.wantAll(talks, 60*time.Second)
@@ -186,7 +187,7 @@ type cluster struct {
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
 	a, err := broker.StartApache(t.Context(), broker.ApacheConfig{Nodes: 3, FastFailover: true})
-	must(t, err)
+	rig.Must(t, err)
 	t.Cleanup(a.Close)
 	return &cluster{Apache: a, t: t, admin: newAdmin(t, a)}
 }
@@ -198,7 +199,7 @@ func (c *cluster) in(t *testing.T) *cluster { return &cluster{Apache: c.Apache, 
 func newAdmin(t *testing.T, a *broker.Apache) *kgo.Client {
 	t.Helper()
 	admin, err := kgo.NewClient(append(a.ClientOpts(""), kgo.MetadataMinAge(100*time.Millisecond))...)
-	must(t, err)
+	rig.Must(t, err)
 	t.Cleanup(admin.Close)
 	return admin
 }
@@ -218,8 +219,8 @@ func (c *cluster) metadata(topic string) []kmsg.MetadataResponseTopicPartition {
 	rt.Topic = new(topic)
 	req.Topics = append(req.Topics, rt)
 	resp, err := req.RequestWith(c.t.Context(), c.admin)
-	must(c.t, err)
-	must(c.t, kerr.ErrorForCode(resp.Topics[0].ErrorCode))
+	rig.Must(c.t, err)
+	rig.Must(c.t, kerr.ErrorForCode(resp.Topics[0].ErrorCode))
 	return resp.Topics[0].Partitions
 }
 
@@ -250,7 +251,7 @@ func (c *cluster) ledOf(id int, topics ...string) (n int) {
 // next node die.
 func (c *cluster) wantInSync(topics ...string) {
 	c.t.Helper()
-	eventually(c.t, "all replicas are in sync", 60*time.Second, func() bool {
+	rig.Eventually(c.t, "all replicas are in sync", 60*time.Second, func() bool {
 		for _, topic := range topics {
 			for _, p := range c.metadata(topic) {
 				if len(p.ISR) < len(p.Replicas) {
@@ -279,5 +280,5 @@ func (c *cluster) rebalance(topics ...string) {
 	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
 	defer cancel()
 	_, err := req.RequestWith(ctx, c.admin) // a partition that needs none answers with an error of its own
-	must(c.t, err)
+	rig.Must(c.t, err)
 }

@@ -4,14 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/moorage-dev/moorage/bridge"
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 // A fleet is the processes around one controller, and the Kafka below them.
@@ -24,13 +23,13 @@ type fleet struct {
 
 	gateways map[string]*gateway // by name; names are never used again
 
-	processes   []*process // all, in the order of their starts
-	shimProcess *process   // the one shim, if there is one
+	processes   []*rig.Process // all, in the order of their starts
+	shimProcess *rig.Process   // the one shim, if there is one
 }
 
 // A gateway is one life of a gateway process.
 type gateway struct {
-	*process
+	*rig.Process
 	place string // address for agents, which a successor takes over
 	admin string
 }
@@ -41,7 +40,7 @@ func newFleet(t *testing.T, program string, kafka []string, create ...string) *f
 	t.Helper()
 	f := &fleet{t: t, program: program, kafka: strings.Join(kafka, ","), gateways: map[string]*gateway{}}
 	f.controller = fmt.Sprintf("c%08x", rand.Uint32())
-	output(t, program, append([]string{"topics", "create", "--kafka", f.kafka, "--controller", f.controller}, create...)...)
+	rig.Output(t, program, append([]string{"topics", "create", "--kafka", f.kafka, "--controller", f.controller}, create...)...)
 	return f
 }
 
@@ -52,13 +51,13 @@ func (f *fleet) bridge() bridge.Config { return bridge.Config{Brokers: strings.S
 func newSingle(t *testing.T) *fleet {
 	t.Helper()
 	program, err := ordinary()
-	must(t, err)
+	rig.Must(t, err)
 	return newFleet(t, program, oneKafka.start(t).Addrs(), "--single-broker")
 }
 
-func (f *fleet) start(name string, args ...string) *process {
+func (f *fleet) start(name string, args ...string) *rig.Process {
 	f.t.Helper()
-	p := start(f.t, name, f.program, args...)
+	p := rig.Start(f.t, name, f.program, args...)
 	f.processes = append(f.processes, p)
 	return p
 }
@@ -68,30 +67,20 @@ func (f *fleet) start(name string, args ...string) *process {
 func (f *fleet) gateway(place string) *gateway {
 	f.t.Helper()
 	name := fmt.Sprintf("gw%d", len(f.gateways)+1)
-	g := &gateway{place: place, admin: freeAddress(f.t)}
-	g.process = f.start(name, "gateway", "--kafka", f.kafka, "--name", name,
+	g := &gateway{place: place, admin: rig.FreeAddress(f.t)}
+	g.Process = f.start(name, "gateway", "--kafka", f.kafka, "--name", name,
 		"--listen", place, "--admin", g.admin, "--insecure")
 	f.gateways[name] = g
-	eventually(f.t, name+" is ready", 30*time.Second, func() bool {
-		if !g.running() {
-			f.t.Fatalf("%s ended: %v", name, g.cmd.ProcessState)
-		}
-		resp, err := http.Get("http://" + g.admin + "/readyz")
-		if err != nil {
-			return false
-		}
-		defer resp.Body.Close()
-		return resp.StatusCode == http.StatusOK
-	})
+	g.WaitReady(http.DefaultClient, g.admin, 30*time.Second)
 	return g
 }
 
 // connector starts a connector that offers one service.
-func (f *fleet) connector(name, service, address string, flags ...string) *process {
+func (f *fleet) connector(name, service, address string, flags ...string) *rig.Process {
 	f.t.Helper()
 	p := f.start(name, append([]string{"connector", "--kafka", f.kafka, "--controller", f.controller,
 		"--service", service + "=" + address, "--single-broker"}, flags...)...)
-	p.waitSaid("connector: serving", 30*time.Second)
+	p.WaitSaid("connector: serving", 30*time.Second)
 	return p
 }
 
@@ -99,10 +88,10 @@ func (f *fleet) connector(name, service, address string, flags ...string) *proce
 // the local address of the service.
 func (f *fleet) shim(service string, places ...string) string {
 	f.t.Helper()
-	local := freeAddress(f.t)
+	local := rig.FreeAddress(f.t)
 	p := f.start("shim", "shim", "--gateway", strings.Join(places, ","), "--controller", f.controller,
 		"--agent", "agent-"+service, "--insecure", "--forward", local+"="+service)
-	p.waitSaid("shim: listening", 30*time.Second)
+	p.WaitSaid("shim: listening", 30*time.Second)
 	f.shimProcess = p
 	return local
 }
@@ -121,7 +110,7 @@ type listed struct {
 func (f *fleet) sessions(states string) []listed {
 	f.t.Helper()
 	var all []listed
-	out := output(f.t, f.program, "sessions", "--kafka", f.kafka, "--controller", f.controller, "--state", states, "--json")
+	out := rig.Output(f.t, f.program, "sessions", "--kafka", f.kafka, "--controller", f.controller, "--state", states, "--json")
 	if err := json.Unmarshal(out, &all); err != nil {
 		f.t.Fatalf("moorage sessions --json: %v\n%s", err, out)
 	}
@@ -136,31 +125,13 @@ func (f *fleet) inUse() (*gateway, listed) {
 		found *gateway
 		held  listed
 	)
-	eventually(f.t, "moorage sessions shows one session, attached to a gateway that lives", 60*time.Second, func() bool {
+	rig.Eventually(f.t, "moorage sessions shows one session, attached to a gateway that lives", 60*time.Second, func() bool {
 		attached := f.sessions("attached")
 		if len(attached) != 1 {
 			return false
 		}
 		found, held = f.gateways[attached[0].Gateway], attached[0]
-		return found != nil && found.running()
+		return found != nil && found.Running()
 	})
 	return found, held
-}
-
-// freeAddress returns a loopback address on which nobody listens. Its port lies
-// below those of outgoing connections, so that none of these can sit on it
-// while a gateway is dead.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+rand.IntN(8000)))
-		l, err := net.Listen("tcp", address)
-		if err != nil {
-			continue // taken; that is what the look was for
-		}
-		must(t, l.Close())
-		return address
-	}
-	t.Fatal("no free port on the loopback address")
-	return ""
 }

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 // A hole is a relay before a gateway that can become a black hole: it takes
@@ -31,7 +33,7 @@ type line struct {
 func newHole(t *testing.T, target string) *hole {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	rig.Must(t, err)
 	h := &hole{target: target, l: l}
 	h.wg.Go(h.accept)
 	t.Cleanup(func() {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/moorage-dev/moorage/check"
 	"github.com/moorage-dev/moorage/controller"
+	"github.com/moorage-dev/moorage/e2e/rig"
 	"github.com/moorage-dev/moorage/link"
 	"github.com/moorage-dev/moorage/proto/envelope"
 	"github.com/moorage-dev/moorage/session"
@@ -43,11 +44,11 @@ func (f *fleet) newLoad(places ...string) *load {
 	t.Helper()
 	l := &load{t: t, gws: places, name: f.controller, check: check.New(check.Config{}), opened: map[envelope.SessionID]chan *controller.Session{}}
 	file, err := os.Create(filepath.Join(t.ArtifactDir(), "load.log"))
-	must(t, err)
+	rig.Must(t, err)
 	t.Cleanup(func() { _ = file.Close() })
 	l.log = slog.New(slog.NewTextHandler(file, nil))
 	l.c, err = controller.Start(t.Context(), controller.Config{Bridge: f.bridge(), Name: f.controller, SingleBroker: true, Logger: l.log})
-	must(t, err)
+	rig.Must(t, err)
 	var accepting sync.WaitGroup
 	accepting.Go(l.accept)
 	t.Cleanup(func() {
@@ -124,12 +125,12 @@ type arrival struct {
 func (l *load) open(agent string) *talk {
 	l.t.Helper()
 	client, err := link.New(link.Config{Gateways: l.gws, Controller: l.name, Agent: agent, Logger: l.log})
-	must(l.t, err)
+	rig.Must(l.t, err)
 	l.t.Cleanup(func() { _ = client.Close() }) // a session that a failed test left open has been told of
 	ctx, cancel := context.WithTimeout(l.t.Context(), 30*time.Second)
 	defer cancel()
 	s, err := client.Open(ctx, link.Target{})
-	must(l.t, err)
+	rig.Must(l.t, err)
 	k := &talk{l: l, id: check.Session(s.ID().String()), agent: s}
 	select {
 	case k.ctl = <-l.meeting(s.ID()):
@@ -249,7 +250,7 @@ func (l *load) exchange(talks []*talk, n int) {
 // wantAll waits until everything that was sent has arrived.
 func (l *load) wantAll(talks []*talk, within time.Duration) {
 	l.t.Helper()
-	eventually(l.t, "everything sent arrives", within, func() bool {
+	rig.Eventually(l.t, "everything sent arrives", within, func() bool {
 		sent := 0
 		for _, k := range talks {
 			sent += int(k.ends[check.Agent].sent + k.ends[check.Controller].sent)
@@ -264,7 +265,7 @@ func (l *load) wantDue(talks []*talk, begin time.Time, within time.Duration) {
 	l.t.Helper()
 	for _, k := range talks {
 		for _, e := range k.ends {
-			eventually(l.t, "a frozen session goes on", within, func() bool {
+			rig.Eventually(l.t, "a frozen session goes on", within, func() bool {
 				e.mu.Lock()
 				defer e.mu.Unlock()
 				return len(e.came) > 0 && e.came[len(e.came)-1].due.After(begin)

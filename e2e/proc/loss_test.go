@@ -11,6 +11,7 @@ import (
 
 	"github.com/moorage-dev/moorage/check"
 	"github.com/moorage-dev/moorage/controller"
+	"github.com/moorage-dev/moorage/e2e/rig"
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 	"github.com/moorage-dev/moorage/session"
 )
@@ -25,7 +26,7 @@ func TestRetentionDuringAnOutageIsToldAtBothEnds(t *testing.T) {
 	o := newOutage(t)
 	for _, k := range o.talks {
 		k.ends[check.Controller].sendNow(10)
-		must(t, k.ctl.Flush(t.Context()))
+		rig.Must(t, k.ctl.Flush(t.Context()))
 	}
 	k := o.f.dialKafka()
 	k.removeBelow(k.ends("down"))
@@ -69,7 +70,7 @@ type outage struct {
 func newOutage(t *testing.T) *outage {
 	t.Helper()
 	o := &outage{f: newSingle(t)}
-	g := o.f.gateway(freeAddress(t))
+	g := o.f.gateway(rig.FreeAddress(t))
 	o.place = g.place
 	o.l = o.f.newLoad(g.place)
 	o.talks = o.l.openAll(4)
@@ -77,7 +78,7 @@ func newOutage(t *testing.T) *outage {
 	for _, k := range o.talks {
 		o.l.check.Expect(k.id, session.ReasonName(linkv1.Reason_REASON_DATA_LOSS))
 	}
-	g.kill()
+	g.Kill()
 	return o
 }
 
@@ -126,9 +127,9 @@ func (f *fleet) recreate(topics ...string) {
 		req.TopicNames = append(req.TopicNames, f.topic(topic))
 	}
 	resp, err := req.RequestWith(t.Context(), admin)
-	must(t, err)
+	rig.Must(t, err)
 	for _, r := range resp.Topics {
-		must(t, kerr.ErrorForCode(r.ErrorCode))
+		rig.Must(t, kerr.ErrorForCode(r.ErrorCode))
 	}
-	output(t, f.program, "topics", "create", "--kafka", f.kafka, "--controller", f.controller, "--single-broker")
+	rig.Output(t, f.program, "topics", "create", "--kafka", f.kafka, "--controller", f.controller, "--single-broker")
 }

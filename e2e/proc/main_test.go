@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/moorage-dev/moorage/broker"
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 var transferSize = flag.Int64("proc.size", 1<<30, "bytes of the large transfers")
@@ -81,7 +82,7 @@ func (s *sharedKafka) start(t *testing.T) *broker.Apache {
 		defer cancel()
 		s.kafka, s.err = broker.StartApache(ctx, broker.ApacheConfig{FastFailover: true})
 	})
-	must(t, s.err)
+	rig.Must(t, s.err)
 	return s.kafka
 }
 

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 const (
@@ -29,7 +31,7 @@ func TestSSHOutlivesABlackHole(t *testing.T) {
 	var holes []*hole
 	var places []string
 	for range 2 {
-		g := f.gateway(freeAddress(t))
+		g := f.gateway(rig.FreeAddress(t))
 		holes = append(holes, newHole(t, g.place))
 		places = append(places, holes[len(holes)-1].address())
 	}
@@ -40,7 +42,7 @@ func TestSSHOutlivesABlackHole(t *testing.T) {
 	for _, h := range holes {
 		h.swallow()
 	}
-	pass(t, faultLength)
+	rig.Pass(t, faultLength)
 	if quiet := time.Since(s.latest()); quiet < faultLength-5*time.Second {
 		t.Errorf("something came through the hole %v ago", quiet)
 	}
@@ -50,7 +52,7 @@ func TestSSHOutlivesABlackHole(t *testing.T) {
 	healed := time.Now()
 	s.wantGoingOn("after the hole", 20*time.Second)
 	t.Logf("went on %v after the hole was gone", s.firstAfter(healed).Round(time.Millisecond))
-	pass(t, 5*time.Second)
+	rig.Pass(t, 5*time.Second)
 	s.wantExactTranscript()
 }
 
@@ -59,7 +61,7 @@ func TestSSHOutlivesABlackHole(t *testing.T) {
 func TestSSHOutlivesAFrozenGateway(t *testing.T) {
 	t.Parallel()
 	f := newSingle(t)
-	places := []string{freeAddress(t), freeAddress(t)}
+	places := []string{rig.FreeAddress(t), rig.FreeAddress(t)}
 	for _, place := range places {
 		f.gateway(place)
 	}
@@ -68,9 +70,9 @@ func TestSSHOutlivesAFrozenGateway(t *testing.T) {
 	s.wantGoingOn("before the fault", 20*time.Second)
 
 	frozen, _ := f.inUse()
-	frozen.freeze()
+	frozen.Freeze()
 	begin := time.Now()
-	pass(t, 25*time.Second)
+	rig.Pass(t, 25*time.Second)
 	gap := s.longestGap(begin)
 	t.Logf("the longest pause was %v", gap.Round(time.Millisecond))
 	if gap > 20*time.Second {
@@ -78,15 +80,15 @@ func TestSSHOutlivesAFrozenGateway(t *testing.T) {
 	}
 	now, held := f.inUse()
 	if now == frozen {
-		t.Errorf("the session is still said to be at %s, which is frozen", frozen.name)
+		t.Errorf("the session is still said to be at %s, which is frozen", frozen.Name)
 	}
 
-	pass(t, faultLength-time.Since(begin))
-	frozen.thaw()
+	rig.Pass(t, faultLength-time.Since(begin))
+	frozen.Thaw()
 	thawed := time.Now()
-	pass(t, 10*time.Second)
+	rig.Pass(t, 10*time.Second)
 	if after, still := f.inUse(); after != now || still.Attempt != held.Attempt {
-		t.Errorf("10 s after the thaw the session is at %s, attempt %d; it was at %s, attempt %d", after.name, still.Attempt, now.name, held.Attempt)
+		t.Errorf("10 s after the thaw the session is at %s, attempt %d; it was at %s, attempt %d", after.Name, still.Attempt, now.Name, held.Attempt)
 	}
 	if gap := s.longestGap(thawed); gap > 2*time.Second {
 		t.Errorf("after the thaw the session paused for %v", gap)
@@ -125,17 +127,17 @@ func startShell(t *testing.T, address string) *shell {
 	t.Helper()
 	key := sshKeys(t)
 	host, port, err := net.SplitHostPort(address)
-	must(t, err)
+	rig.Must(t, err)
 	s := &shell{T: t, stop: make(chan struct{}), read: make(chan error, 1)}
 	s.cmd = exec.CommandContext(t.Context(), "ssh", "-F", "none", "-T", "-i", key.client, "-p", port,
 		"-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
 		"-o", "LogLevel=ERROR", "-o", "ServerAliveInterval=0", "-o", "ConnectTimeout=30", host, remote)
 	s.cmd.Stderr = t.Output()
 	in, err := s.cmd.StdinPipe()
-	must(t, err)
+	rig.Must(t, err)
 	out, err := s.cmd.StdoutPipe()
-	must(t, err)
-	must(t, s.cmd.Start())
+	rig.Must(t, err)
+	rig.Must(t, s.cmd.Start())
 	go func() { s.read <- s.listen(out) }()
 	s.typing.Go(func() { s.typeLines(in) })
 	return s
@@ -176,7 +178,7 @@ func (s *shell) typeLines(in io.WriteCloser) {
 func (s *shell) wantGoingOn(when string, within time.Duration) {
 	s.Helper()
 	before := s.count()
-	eventually(s.T, "the session goes on "+when, within, func() bool { return s.count() >= before+10 })
+	rig.Eventually(s.T, "the session goes on "+when, within, func() bool { return s.count() >= before+10 })
 }
 
 func (s *shell) count() int {
@@ -269,9 +271,9 @@ func sshKeys(t *testing.T) keys {
 	if _, err := os.Stat(dir); err == nil {
 		return k
 	}
-	must(t, os.Mkdir(dir, 0o700))
+	rig.Must(t, os.Mkdir(dir, 0o700))
 	for _, file := range []string{k.host, k.client} {
-		output(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", file)
+		rig.Output(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", file)
 	}
 	return k
 }
@@ -281,15 +283,15 @@ func startSSHD(t *testing.T) string {
 	t.Helper()
 	k := sshKeys(t)
 	me, err := user.Current()
-	must(t, err)
+	rig.Must(t, err)
 	if me.Uid == "0" {
-		must(t, os.MkdirAll("/run/sshd", 0o755)) // where it locks itself up; init scripts make it elsewhere
+		rig.Must(t, os.MkdirAll("/run/sshd", 0o755)) // where it locks itself up; init scripts make it elsewhere
 	}
-	address := freeAddress(t)
+	address := rig.FreeAddress(t)
 	host, port, err := net.SplitHostPort(address)
-	must(t, err)
+	rig.Must(t, err)
 	config := filepath.Join(filepath.Dir(k.host), "sshd_config")
-	must(t, os.WriteFile(config, fmt.Appendf(nil, `
+	rig.Must(t, os.WriteFile(config, fmt.Appendf(nil, `
 ListenAddress %s
 Port %s
 HostKey %s
@@ -306,6 +308,6 @@ ClientAliveInterval 0
 	if err != nil {
 		sshd = "/usr/sbin/sshd" // where only root looks
 	}
-	start(t, "sshd", sshd, "-D", "-e", "-f", config).waitSaid("listening on", 10*time.Second)
+	rig.Start(t, "sshd", sshd, "-D", "-e", "-f", config).WaitSaid("listening on", 10*time.Second)
 	return address
 }

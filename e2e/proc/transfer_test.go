@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 // Three gateways die under one download, each while it carries it; curl is
@@ -51,19 +53,19 @@ func TestUploadOutlivesThreeGateways(t *testing.T) {
 // as an operator ends them.
 func TestBinariesHaveNoRace(t *testing.T) {
 	program, err := racing()
-	must(t, err)
+	rig.Must(t, err)
 	f := newFleet(t, program, oneKafka.start(t).Addrs(), "--single-broker")
 	download(t, f, min(*transferSize, 64<<20))
 	for _, p := range f.processes {
-		if p.running() {
-			p.signal(syscall.SIGTERM)
+		if p.Running() {
+			p.Signal(syscall.SIGTERM)
 			// A process that has raced exits with 66.
-			if code := p.exit(20 * time.Second); code != 0 {
-				t.Errorf("%s ended with %d", p.name, code)
+			if code := p.Exit(20 * time.Second); code != 0 {
+				t.Errorf("%s ended with %d", p.Name, code)
 			}
 		}
-		if bytes.Contains(p.said(), []byte("DATA RACE")) {
-			t.Errorf("%s raced:\n%s", p.name, p.said())
+		if bytes.Contains(p.Said(), []byte("DATA RACE")) {
+			t.Errorf("%s raced:\n%s", p.Name, p.Said())
 		}
 	}
 }
@@ -89,7 +91,7 @@ func download(t *testing.T, f *fleet, size int64) {
 // tunnelTo starts shim, two gateways and connector before a service, and
 // returns the URL at which it is found on the agent's side.
 func tunnelTo(f *fleet, service string) string {
-	places := []string{freeAddress(f.t), freeAddress(f.t)}
+	places := []string{rig.FreeAddress(f.t), rig.FreeAddress(f.t)}
 	for _, place := range places {
 		f.gateway(place)
 	}
@@ -145,9 +147,9 @@ func (e *executioner) during(curl *exec.Cmd) {
 	for range 3 {
 		await()
 		g, held := e.f.inUse()
-		g.kill()
-		dead[g.pid()] = true
-		t.Logf("at %d %%: killed %s, pid %d, which held attempt %d", e.seen.Load()*100/e.size, g.name, g.pid(), held.Attempt)
+		g.Kill()
+		dead[g.PID()] = true
+		t.Logf("at %d %%: killed %s, pid %d, which held attempt %d", e.seen.Load()*100/e.size, g.Name, g.PID(), held.Attempt)
 		e.f.gateway(g.place)
 		await()
 	}
@@ -172,7 +174,7 @@ func newCurl(t *testing.T, args ...string) *exec.Cmd {
 func serve(t *testing.T, h http.HandlerFunc) (address string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	rig.Must(t, err)
 	s := &http.Server{Handler: h}
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()

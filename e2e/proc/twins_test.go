@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/moorage-dev/moorage/e2e/rig"
 )
 
 // Of two connectors with one name the newer wins. The older says so in one line
@@ -16,7 +18,7 @@ import (
 func TestTheNewerOfTwoConnectorsWins(t *testing.T) {
 	t.Parallel()
 	f := newSingle(t)
-	g := f.gateway(freeAddress(t))
+	g := f.gateway(rig.FreeAddress(t))
 	echo := startEcho(t)
 	older := f.connector("older", "echo", echo)
 	local := f.shim("echo", g.place)
@@ -25,24 +27,24 @@ func TestTheNewerOfTwoConnectorsWins(t *testing.T) {
 
 	began := time.Now()
 	newer := f.connector("newer", "echo", echo)
-	if code := older.exit(20 * time.Second); code != 1 {
+	if code := older.Exit(20 * time.Second); code != 1 {
 		t.Errorf("the older connector ended with %d, want 1", code)
 	}
 	t.Logf("the older was gone %v after the newer's start", time.Since(began).Round(time.Millisecond))
-	lines := strings.Split(strings.TrimSpace(string(older.said())), "\n")
+	lines := strings.Split(strings.TrimSpace(string(older.Said())), "\n")
 	last := lines[len(lines)-1]
 	t.Logf("it said: %s", last)
 	if !strings.HasPrefix(last, "moorage: ") || !strings.Contains(last, "superseded") || !strings.Contains(last, f.controller) {
 		t.Errorf("the older connector's last line doesn't tell what happened to whom: %q", last)
 	}
-	must(t, held.SetDeadline(time.Now().Add(20*time.Second)))
+	rig.Must(t, held.SetDeadline(time.Now().Add(20*time.Second)))
 	if _, err := io.ReadAll(held); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the connection that the older held ended with %v, want a reset", err)
 	}
-	f.shimProcess.waitSaid("CONTROLLER_GONE", 5*time.Second)
+	f.shimProcess.WaitSaid("CONTROLLER_GONE", 5*time.Second)
 
 	wantEcho(t, dial(t, local), "to the newer\n")
-	if !newer.running() || !bytes.Contains(newer.said(), []byte("connector: session open")) {
+	if !newer.Running() || !bytes.Contains(newer.Said(), []byte("connector: session open")) {
 		t.Error("the newer connector has not served the second connection")
 	}
 }
@@ -51,7 +53,7 @@ func TestTheNewerOfTwoConnectorsWins(t *testing.T) {
 func startEcho(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	rig.Must(t, err)
 	t.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
@@ -71,16 +73,16 @@ func startEcho(t *testing.T) string {
 func dial(t *testing.T, address string) net.Conn {
 	t.Helper()
 	c, err := net.Dial("tcp", address)
-	must(t, err)
+	rig.Must(t, err)
 	t.Cleanup(func() { _ = c.Close() })
-	must(t, c.SetDeadline(time.Now().Add(30*time.Second)))
+	rig.Must(t, c.SetDeadline(time.Now().Add(30*time.Second)))
 	return c
 }
 
 func wantEcho(t *testing.T, c net.Conn, text string) {
 	t.Helper()
 	_, err := io.WriteString(c, text)
-	must(t, err)
+	rig.Must(t, err)
 	got := make([]byte, len(text))
 	if _, err := io.ReadFull(c, got); err != nil || string(got) != text {
 		t.Fatalf("said %q, heard %q, %v", text, got, err)

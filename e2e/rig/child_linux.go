@@ -1,4 +1,4 @@
-package proc_test
+package rig
 
 import "syscall"
 

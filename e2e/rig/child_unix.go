@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package proc_test
+package rig
 
 import "syscall"
 

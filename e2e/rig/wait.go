@@ -1,0 +1,63 @@
+package rig
+
+import (
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// Eventually polls, with a deadline: other processes' progress can only be
+// looked at from outside.
+func Eventually(t *testing.T, what string, within time.Duration, done func() bool) {
+	t.Helper()
+	limit := time.After(within)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("not within %v: %s", within, what)
+		case <-t.Context().Done():
+			t.Fatalf("the test ended before: %s", what)
+		}
+	}
+}
+
+// Pass lets real time go by, as a fault's length or calm to be measured in.
+func Pass(t *testing.T, d time.Duration) {
+	t.Helper()
+	select {
+	case <-time.After(d):
+	case <-t.Context().Done():
+		t.Fatal("the test ended while it waited")
+	}
+}
+
+// Must ends the test at an error that no test is about.
+func Must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// FreeAddress returns a loopback address on which nobody listens. Its port lies
+// below those of outgoing connections, so that none of these can sit on it
+// while nobody listens there.
+func FreeAddress(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+rand.IntN(8000)))
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			continue // taken; that is what the look was for
+		}
+		Must(t, l.Close())
+		return address
+	}
+	t.Fatal("no free port on the loopback address")
+	return ""
+}
