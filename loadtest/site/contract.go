@@ -20,24 +20,40 @@ const (
 	NATS    = "nats"
 )
 
-// A Config says what to start, or what runs.
+// RelayCommand is the hidden command of Config.Binary that is relay's gateway:
+//
+//	moorage loadtest-relay --listen HOST:PORT --admin HOST:PORT --kafka HOST:PORT,... --topic-prefix PREFIX
+//
+// It serves until SIGTERM; its topics exist, or it makes them.
+const RelayCommand = "loadtest-relay"
+
+// NATSCommand is what Config.Helper is started with: nats serve --dir DIR
+// --listen HOST:PORT. It keeps its data there when it is killed.
+const NATSCommand = "serve"
+
+// A Config says what to start, or what runs. Gateways and Kafka may be given
+// apart: what is missing is started.
 type Config struct {
 	System string
-	Run    string         // [a-z0-9-]+, unique: names of controllers and topics begin with it
+	Run    string         // [a-z0-9-]+, at most 40 bytes, unique: names of controllers and topics begin with it
 	Local  scenario.Local // what is started; ignored where Gateways and Kafka are given
 
 	Gateways []string // of an existing deployment: agents dial these
 	Kafka    []string // of an existing deployment
-	Prefix   string   // of its topics
+	Prefix   string   // of its topics; "": "moorage."
+	KeyFile  string   // of an existing deployment: the shared key of its agents' tokens; "": it asks for none
+	CA       string   // of an existing deployment: certificates of its gateways; "": plaintext
 
 	Binary string // of moorage: gateways and connector
 	Old    string // another build of moorage: gateways start with it; see fault "upgrade"
 	Helper string // of nats
 
 	Legacy  string // controller HTTP URL of legacy groups, for the connector; set later by Connect
+	Doors   bool   // gateways let legacy agents in; without it Doors is empty
 	Shims   int    // doors of tier 1 to start, for legacy groups with door: shim
 	Proxied bool   // put toxiproxy into every leg that the faults need; false: direct connections
-	Holes   bool   // give every gateway and broker a network namespace, for black holes
+	Holes   bool   // give every gateway and broker a network namespace, for black holes; see Isolate
+	Small   bool   // put the last real broker's data on a tmpfs of 512 MiB, for fault disk-full; needs root
 
 	Dir string       // logs of all processes
 	Log *slog.Logger // nil discards
@@ -73,6 +89,9 @@ type Site interface {
 	// be nil, ends it; the caller calls it after the fault's For.
 	Do(ctx context.Context, f scenario.Fault) (undo func(context.Context) error, err error)
 
+	// SetApp says where an application that agents dial listens: it is
+	// Gateways of systems grpc and tcp, which have none.
+	SetApp(addr string)
 	// Close ends everything that it started, and deletes the topics that it made.
 	Close() error
 }
