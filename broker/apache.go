@@ -61,6 +61,12 @@ type ApacheConfig struct {
 	// Properties are put last into every node's server.properties.
 	Properties map[string]string
 
+	// Proxies are addresses of proxies, one for each node, for faults on the
+	// way to it: clients that come in at a node's Front are told its proxy's
+	// address for every node, and so stay behind proxies. Empty: no Fronts.
+	// Not with Secure.
+	Proxies []string
+
 	// JVM are further flags for every node, after ours: such as -Xmx512m or
 	// -XX:TieredStopAtLevel=4 (measurements want the compiler that a short
 	// test does without).
@@ -94,6 +100,7 @@ type node struct {
 	dir        string
 	client     string // address for clients
 	controller string // address for the other nodes' controllers
+	front      string // address for its proxy, with Proxies
 	proc       *process
 }
 
@@ -155,7 +162,10 @@ func startOnce(ctx context.Context, cfg ApacheConfig, d dist) (_ *Apache, err er
 			return nil, err
 		}
 	}
-	ports, err := freePorts(cfg.Host, 2*cfg.Nodes)
+	if n := len(cfg.Proxies); n > 0 && (n != cfg.Nodes || cfg.Secure) {
+		return nil, fmt.Errorf("broker: %d proxies for %d nodes: want one each, and a cluster that is not secure", n, cfg.Nodes)
+	}
+	ports, err := freePorts(cfg.Host, 3*cfg.Nodes)
 	if err != nil {
 		return nil, err
 	}
@@ -163,8 +173,9 @@ func startOnce(ctx context.Context, cfg ApacheConfig, d dist) (_ *Apache, err er
 		a.nodes = append(a.nodes, &node{
 			id:         i + 1,
 			dir:        filepath.Join(a.dir, fmt.Sprintf("node-%d", i+1)),
-			client:     address(cfg.Host, ports[2*i]),
-			controller: address(cfg.Host, ports[2*i+1]),
+			client:     address(cfg.Host, ports[3*i]),
+			controller: address(cfg.Host, ports[3*i+1]),
+			front:      address(cfg.Host, ports[3*i+2]),
 		})
 	}
 	if err := a.format(ctx); err != nil {
@@ -186,6 +197,18 @@ func (a *Apache) Addrs() []string {
 	addrs := make([]string, len(a.nodes))
 	for i, n := range a.nodes {
 		addrs[i] = n.client
+	}
+	return addrs
+}
+
+// Fronts are the addresses that proxies lead to, in the order of the node ids.
+func (a *Apache) Fronts() []string {
+	if len(a.cfg.Proxies) == 0 {
+		return nil
+	}
+	addrs := make([]string, len(a.nodes))
+	for i, n := range a.nodes {
+		addrs[i] = n.front
 	}
 	return addrs
 }

@@ -72,6 +72,13 @@ func (a *Apache) serverProperties(n *node) map[string]string {
 		"share.coordinator.state.topic.replication.factor": replicas,
 		"share.coordinator.state.topic.min.isr":            inSync,
 	})
+	if len(a.cfg.Proxies) > 0 {
+		// The nodes stay among themselves: proxies are for clients.
+		p["listeners"] += ",FRONT://" + n.front
+		p["advertised.listeners"] += ",FRONT://" + a.cfg.Proxies[n.id-1]
+		p["listener.security.protocol.map"] += ",FRONT:PLAINTEXT"
+		p["inter.broker.listener.name"] = "PLAINTEXT"
+	}
 	if a.cfg.FastFailover {
 		maps.Copy(p, fastFailover)
 	}
