@@ -145,7 +145,7 @@ func TestBadScenariosAreToldInOneLine(t *testing.T) {
 		{"chaos without a pause", small + "chaos: {kinds: [kill]}\n", "x.yaml:4: chaos.every: 0s: want"},
 		{"chaos of an unknown kind", small + "chaos: {every: 1s, kinds: [kill, halfopen]}\n", `x.yaml:4: chaos.kinds[1]: halfopen: no kind of fault; did you mean "half-open"?`},
 		{"an unknown figure", small + "thresholds:\n  losst: 0\n", `x.yaml:5: thresholds.losst: no figure has this name; did you mean "lost"?`},
-		{"an unknown baseline", small + "thresholds: {ratio.rely.lost: 0}\n", "thresholds.ratio.rely.lost: no figure"},
+		{"an unknown figure of a baseline", small + "thresholds: {ratio.relay.losses: 0}\n", "thresholds.ratio.relay.losses: no figure"},
 		{"no bound", small + "thresholds: {lost: few}\n", "x.yaml:4: thresholds.lost: few: want a number"},
 		{"an alias of itself", small + "local: &l\n  <<: *l\n", "too many aliases"},
 	} {
