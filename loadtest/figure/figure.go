@@ -44,7 +44,7 @@ var All = []Figure{
 	{"bytes_per_s.WAY", "B/s", "the same in bytes of payload", true},
 	{"LATENCY.PERCENTILE_ms", "ms", "from the scheduled time, not from when it could be sent, to the receipt", false},
 	{"silence.PERCENTILE_ms", "ms", "of each session the longest time in which something should have arrived and nothing did", false},
-	{"recovery.PERCENTILE_ms", "ms", "silence of each session because of a fault, all faults together", false},
+	{"recovery.PERCENTILE_ms", "ms", "silence of each session because of a fault; of several faults, what the worst of them had", false},
 	{"recovery.KIND.PERCENTILE_ms", "ms", "the same of one kind of fault", false},
 
 	{"agents", "agents", "the most that had a session at the same time", true},

@@ -1,0 +1,186 @@
+package report_test
+
+import (
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moorage-dev/moorage/check"
+	"github.com/moorage-dev/moorage/loadtest/figure"
+	"github.com/moorage-dev/moorage/loadtest/report"
+	"github.com/moorage-dev/moorage/loadtest/report/made"
+	"github.com/moorage-dev/moorage/loadtest/results"
+	"github.com/moorage-dev/moorage/loadtest/scenario"
+)
+
+func TestACleanRunIsClean(t *testing.T) {
+	r := made.Kind{Faults: 4}.Results()
+	report.Judge(r)
+	if got := report.Outcome(r); got != report.Clean {
+		t.Fatalf("outcome %s: %q", got, r.Verdict.Lines)
+	}
+}
+
+func TestWhatSpoilsAVerdict(t *testing.T) {
+	for _, c := range []struct {
+		why     string
+		spoil   func(*results.Results)
+		outcome string
+		line    string
+	}{
+		{"a lost message", func(r *results.Results) { r.Runs[0].Figures["lost"] = 3 }, report.Anomalies, "moorage/0: 3 lost: messages sent, and did not arrive"},
+		{"an end that was not told", func(r *results.Results) { r.Runs[0].Figures["untold"] = 1 }, report.Anomalies, "1 untold"},
+		{"an anomaly that no figure counts", func(r *results.Results) {
+			r.Runs[0].Anomalies = []check.Anomaly{{What: "lost", Session: "a/1/1"}}
+		}, report.Anomalies, "first: lost in session a/1/1"},
+		{"a promise that nobody counted", func(r *results.Results) { delete(r.Runs[0].Figures, "stuck") }, report.Missed, "stuck was not counted"},
+		{"a threshold", func(r *results.Results) { r.Scenario.Thresholds = map[string]float64{"down.p99_ms": 1} }, report.Missed, "more than 1 ms"},
+		{"a lower threshold", func(r *results.Results) {
+			r.Scenario.Thresholds = map[string]float64{"messages_per_s.down.min": 1e6}
+		}, report.Missed, "less than 1\u202f000\u202f000 1/s"},
+		{"a figure that was not measured", func(r *results.Results) { r.Scenario.Thresholds = map[string]float64{"request.p50_ms": 1} }, report.Missed, "was not measured"},
+		{"a figure that does not exist", func(r *results.Results) { r.Scenario.Thresholds = map[string]float64{"losst": 1} }, report.Missed, "there is no figure losst"},
+		{"a fault that could not be done", func(r *results.Results) {
+			r.Runs[0].Faults = append(r.Runs[0].Faults, results.FaultMark{At: 3, Name: "cut", Error: "no such leg"})
+		}, report.Missed, "1 of 1 faults could not be done, first: cut of its default at 3 s: no such leg"},
+		{"silence", func(r *results.Results) {
+			for i := range r.Runs[0].Ticks {
+				r.Runs[0].Ticks[i].Received = [2]uint64{}
+			}
+		}, report.Missed, "no message was received"},
+		{"a generator that was the limit", func(r *results.Results) { r.Runs[0].Invalid = "too slow" }, report.Invalid, "moorage/0 is invalid: too slow"},
+		{"an invalid run with losses", func(r *results.Results) { r.Runs[0].Invalid, r.Runs[0].Figures["lost"] = "too slow", 1 }, report.Invalid, "1 lost"},
+		{"no run", func(r *results.Results) { r.Runs = nil }, report.Invalid, "no run of moorage was measured"},
+	} {
+		t.Run(c.why, func(t *testing.T) {
+			r := made.Kind{}.Results()
+			c.spoil(r)
+			report.Judge(r)
+			if got := report.Outcome(r); got != c.outcome {
+				t.Errorf("outcome %s, want %s", got, c.outcome)
+			}
+			if r.Verdict.Clean || !strings.Contains(strings.Join(r.Verdict.Lines, "\n"), c.line) {
+				t.Errorf("clean %v; want a line with %q in %q", r.Verdict.Clean, c.line, r.Verdict.Lines)
+			}
+		})
+	}
+}
+
+func TestRatiosAreOfPairs(t *testing.T) {
+	one := func(system string, pair int, v float64) results.Run {
+		return results.Run{System: system, Pair: pair, Figures: map[string]float64{"messages_per_s.up": v, "lost": 0}}
+	}
+	r := &results.Results{Runs: []results.Run{
+		one("moorage", 0, 80), one("relay", 0, 100), one("moorage", 1, 90), one("relay", 1, 90), one("moorage", 2, 30), one("relay", 2, 60),
+	}}
+	report.Judge(r)
+	i := slices.IndexFunc(r.Ratios, func(x results.Ratio) bool { return x.Figure == "messages_per_s.up" })
+	if i < 0 {
+		t.Fatalf("no ratio of messages_per_s.up in %v", r.Ratios)
+	}
+	got := r.Ratios[i]
+	if !slices.Equal(got.Pairs, []float64{0.8, 1, 0.5}) || got.Median != 0.8 || got.Low != 0.5 || got.High != 1 || got.Baseline != "relay" {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestThresholdsOfRatios(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		bound float64
+		clean bool
+		line  string
+	}{
+		{"ratio.relay.down.p50", 1.3, true, "all thresholds met (1)"},
+		{"ratio.relay.down.p50_ms", 1.3, true, ""},
+		{"ratio.relay.down.p50", 0.2, false, "more than 0.2"},
+		{"ratio.relay.messages_per_s.down.min", 0.8, true, ""},
+		{"ratio.relay.messages_per_s.down.min", 8, false, "less than 8"},
+		{"ratio.relay.request.p50", 1, false, "was not measured"},
+		{"ratio.relay.quickness", 1, false, "there is no figure"},
+		{"ratio.nats.down.p50", 1, true, "was not judged: nats was not run (--baseline nats)"},
+	} {
+		r := made.Kind{Baselines: []string{"relay"}, Pairs: 3}.Results()
+		r.Scenario.Thresholds = map[string]float64{c.name: c.bound}
+		report.Judge(r)
+		if r.Verdict.Clean != c.clean || !strings.Contains(strings.Join(r.Verdict.Lines, "\n"), c.line) {
+			t.Errorf("%s: %g: clean %v, lines %q; want clean %v, %q", c.name, c.bound, r.Verdict.Clean, r.Verdict.Lines, c.clean, c.line)
+		}
+	}
+}
+
+func TestOnlyALeakMissesTheThresholdOfSlopes(t *testing.T) {
+	for _, leak := range []bool{false, true} {
+		r := made.Kind{Length: 10 * time.Minute, Gateways: 2, Leak: leak}.Results()
+		r.Scenario.Warmup = scenario.Duration(time.Minute)
+		r.Scenario.Thresholds = map[string]float64{"slope.rss": 0, "slope.goroutines": 0, "slope.files.gateway-1": 0}
+		report.Judge(r)
+		if r.Verdict.Clean == leak {
+			t.Errorf("leak %v: %q", leak, r.Verdict.Lines)
+		}
+		if leak && (len(r.Verdict.Lines) != 1 || !strings.Contains(r.Verdict.Lines[0], "slope.rss.gateway-1 is ")) {
+			t.Errorf("want one line about gateway-1, got %q", r.Verdict.Lines)
+		}
+	}
+}
+
+func TestJudgingAgainChangesNothing(t *testing.T) {
+	r := made.Kind{Faults: 3, Baselines: []string{"relay"}, Pairs: 2, Lost: 1}.Results()
+	report.Judge(r)
+	figures, lines, ratios := maps.Clone(r.Runs[0].Figures), slices.Clone(r.Verdict.Lines), len(r.Ratios)
+	report.Judge(r)
+	if !maps.Equal(figures, r.Runs[0].Figures) || !slices.Equal(lines, r.Verdict.Lines) || ratios != len(r.Ratios) {
+		t.Error("it did")
+	}
+}
+
+func TestEveryFigureThatIsMeasuredHasItsPlaceInTheTable(t *testing.T) {
+	r := made.Kind{Faults: 3, Baselines: []string{"relay"}}.Results()
+	report.Judge(r)
+	for name := range r.Runs[0].Figures {
+		if figure.Of(name) == nil {
+			t.Errorf("%s is not in package figure", name)
+		}
+	}
+}
+
+func TestFiguresFollowFromWhatWasSeen(t *testing.T) {
+	r := &results.Results{
+		Scenario: scenario.Scenario{Warmup: scenario.Duration(time.Second), Length: scenario.Duration(3 * time.Second)},
+		Runs: []results.Run{{
+			System: "moorage", Figures: map[string]float64{"reset": 7},
+			Ticks: []results.Tick{
+				{At: 1, Agents: 1, Received: [2]uint64{100, 0}, Lag: 9, Extra: map[string]float64{"records_fetched": 10, "records_delivered": 10, "kafka_read_bytes": 0}},
+				{At: 2.01, Agents: 4, Received: [2]uint64{6, 2}, Bytes: [2]uint64{60, 20}, Lag: 2, Extra: map[string]float64{"records_fetched": 30, "records_delivered": 20, "kafka_read_bytes": 100}},
+				{At: 3.01, Agents: 4, Received: [2]uint64{8, 4}, Bytes: [2]uint64{80, 40}, Lag: 1, Extra: map[string]float64{"records_fetched": 4, "records_delivered": 2, "kafka_read_bytes": 20}},
+				{At: 4.02, Received: [2]uint64{100, 0}},
+			},
+			Processes: []results.Process{
+				{Name: "gateway-1", Samples: []results.Sample{{At: 1, CPU: 1, RSS: 1000}, {At: 2, CPU: 0.5, RSS: 2000}, {At: 3, CPU: 0.5, RSS: 2000}}},
+				{Name: "gateway-2", Samples: []results.Sample{{At: 1, CPU: 1, RSS: 1000}, {At: 2, CPU: 0.1, RSS: 1000}, {At: 3, CPU: 0.1, RSS: 2200}}},
+				{Name: "agents-1", Samples: []results.Sample{{At: 2, CPU: 0.7}}},
+			},
+			Recovery: []results.Recovery{
+				{Name: "kill", Hist: results.Hist{Count: 1, Mean: 10, Max: 10, P: map[string]float64{"50": 10, "99": 10}}},
+				{Name: "kill", Hist: results.Hist{Count: 3, Mean: 20, Max: 40, P: map[string]float64{"50": 20, "99": 40}}},
+				{Name: "cut", Hist: results.Hist{Count: 1, Mean: 50, Max: 50, P: map[string]float64{"50": 50, "99": 50}}},
+			},
+			Ended: map[string]uint64{"OK": 3, "EXPIRED": 1},
+		}},
+	}
+	report.Judge(r)
+	for name, want := range map[string]float64{
+		"messages_per_s.up": 7, "messages_per_s.down": 3, "bytes_per_s.up": 70, "bytes_per_s.down": 30, "agents": 4, "lag_ms": 2,
+		"kafka_read_ratio": (20. + 4) / (10 + 2), "kafka_read_bytes_ratio": 2,
+		"cpu_s.gateway": 1.2, "cpu_us_per_message.gateway": 1.2e6 / 20, "rss.gateway": 4200, "gateway_rss_per_agent": 550, "generator_cores": 0.7,
+		"recovery.kill.p99_ms": 40, "recovery.kill.mean_ms": 17.5, "recovery.max_ms": 50, "recovery.p50_ms": 50,
+		"reset": 7, // what was there stays
+	} {
+		if got, ok := r.Runs[0].Figures[name]; !ok || math.Abs(got-want) > 1e-9*want {
+			t.Errorf("%s is %v (measured: %v), want %v", name, got, ok, want)
+		}
+	}
+}
