@@ -10,9 +10,13 @@ const Header = 48
 // bytes per session. Two of them, of the two sides, are put together by Settle.
 type Account struct {
 	Side     Side              `json:"side"`
+	Made     time.Time         `json:"made,omitzero"` // when it was taken
 	Sessions map[string]*Entry `json:"sessions"`
 	Seen     []Anomaly         `json:"seen,omitempty"`   // what one side alone could tell; the first
-	Counts   map[string]uint64 `json:"counts,omitempty"` // all of it, by word of the package comment
+	Counts   map[string]uint64 `json:"counts,omitempty"` // all of it, by word of the package comment; and sent, received
+	// Events are the last of some sessions that did not end in order, for
+	// anomalies that only both sides together show.
+	Events map[string][]Event `json:"events,omitempty"`
 }
 
 // An Entry is one session in an Account.
@@ -22,4 +26,9 @@ type Entry struct {
 	Reason   string        `json:"e,omitempty"` // how it ended here; "": it did not
 	Gone     bool          `json:"g,omitempty"` // this side's application died; it could be told nothing
 	Silence  time.Duration `json:"q,omitempty"` // its longest
+	Over     time.Time     `json:"o,omitzero"`  // when it ended, or the application died, here
 }
+
+// NoReason stands in an Entry for the reason of an end that was told without
+// one; Settle counts it as unexplained.
+const NoReason = "no reason"

@@ -29,6 +29,7 @@
 package check
 
 import (
+	"fmt"
 	"hash/maphash"
 	"maps"
 	"slices"
@@ -62,6 +63,17 @@ func (s Side) String() string {
 // MarshalText makes a Side a word in JSON.
 func (s Side) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
+// UnmarshalText reads that word.
+func (s *Side) UnmarshalText(b []byte) error {
+	for _, side := range []Side{Agent, Controller} {
+		if string(b) == side.String() {
+			*s = side
+			return nil
+		}
+	}
+	return fmt.Errorf("check: side %q: want agent or controller", b)
+}
+
 // OK is the one reason that is expected of every session without being named.
 const OK = "OK"
 
@@ -71,6 +83,23 @@ type Config struct {
 	Settle    time.Duration    // quiet time after which a waiting direction is stuck; 0: 30 s
 	Events    int              // last events kept per session; 0: 12
 	Anomalies int              // anomalies kept in full; more are only counted; 0: 20
+}
+
+// filled returns cfg with its defaults.
+func (cfg Config) filled() Config {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Settle == 0 {
+		cfg.Settle = 30 * time.Second
+	}
+	if cfg.Events == 0 {
+		cfg.Events = 12
+	}
+	if cfg.Anomalies == 0 {
+		cfg.Anomalies = 20
+	}
+	return cfg
 }
 
 // A Checker records what both applications saw. It is safe for concurrent use.
@@ -127,18 +156,7 @@ func (e end) over() bool { return e.told || e.gone }
 
 // New returns an empty Checker.
 func New(cfg Config) *Checker {
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	if cfg.Settle == 0 {
-		cfg.Settle = 30 * time.Second
-	}
-	if cfg.Events == 0 {
-		cfg.Events = 12
-	}
-	if cfg.Anomalies == 0 {
-		cfg.Anomalies = 20
-	}
+	cfg = cfg.filled()
 	return &Checker{
 		cfg: cfg, seed: maphash.MakeSeed(),
 		sessions: map[Session]*session{},
@@ -286,11 +304,7 @@ func (c *Checker) arrived(ss *session, f *flow, from Side, m message, now time.T
 	record(c.latency[from], now.Sub(m.at))
 	// With messages in order, the direction was silent since the message was
 	// sent or since the one before it arrived, whichever was later.
-	since := m.at
-	if f.lastSeen.After(since) {
-		since = f.lastSeen
-	}
-	ss.silence = max(ss.silence, now.Sub(since))
+	ss.silence = max(ss.silence, now.Sub(later(m.at, f.lastSeen)))
 	c.feel(m.at, now)
 }
 

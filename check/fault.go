@@ -45,12 +45,16 @@ func (c *Checker) feel(sent, now time.Time) {
 		if sent.Sub(f.at) > feltFor {
 			return
 		}
-		since := f.at
-		if sent.After(since) {
-			since = sent
-		}
-		f.worst = max(f.worst, now.Sub(since))
+		f.worst = max(f.worst, now.Sub(later(f.at, sent)))
 	}
+}
+
+// later returns the later of two instants: what waits for both waits from then.
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 func (c *Checker) recovered(into map[string]*hdrhistogram.Histogram, f fault) {

@@ -133,11 +133,7 @@ func (c *Checker) judge(r *Report, id Session, ss *session, from Side, now time.
 	// happens. Until then it is lost.
 	lose(holes, "missing before a message that arrived")
 
-	since := f.oldest()
-	if f.lastSeen.After(since) {
-		since = f.lastSeen
-	}
-	quiet := now.Sub(since)
+	quiet := now.Sub(later(f.oldest(), f.lastSeen))
 	switch {
 	case len(tail) == 0:
 	case ss.cutOff():
@@ -155,6 +151,22 @@ func (c *Checker) judge(r *Report, id Session, ss *session, from Side, now time.
 
 // judgeEnd adds how the session ended to r. c.mu is held.
 func (c *Checker) judgeEnd(r *Report, id Session, ss *session, final bool) {
+	r.countEnd(ss)
+	if !final || ss.ends[Agent].over() == ss.ends[Controller].over() {
+		return
+	}
+	r.Untold++
+	side := Agent
+	if ss.ends[Agent].over() {
+		side = Controller
+	}
+	c.show(r, id, side, "untold", 0, otherOver)
+}
+
+const otherOver = "the other side's session is over"
+
+// countEnd counts the session by its reason.
+func (r *Report) countEnd(ss *session) {
 	a, b := ss.ends[Agent], ss.ends[Controller]
 	switch {
 	case a.told:
@@ -165,15 +177,6 @@ func (c *Checker) judgeEnd(r *Report, id Session, ss *session, final bool) {
 	if a.told && b.told && a.reason != b.reason {
 		r.Disagree++
 	}
-	if !final || a.over() == b.over() {
-		return
-	}
-	r.Untold++
-	side := Agent
-	if a.over() {
-		side = Controller
-	}
-	c.show(r, id, side, "untold", 0, "the other side's session is over")
 }
 
 // note keeps the session's last events. c.mu is held.

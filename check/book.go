@@ -1,0 +1,164 @@
+package check
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
+
+// A Book records what one process saw of the sessions that it has an end of.
+// Where a Checker keeps every message under way, a Book keeps a fixed number of
+// bytes per session, for the headers let the receiver judge alone; what takes
+// both sides to tell, Settle finds in their Accounts. It is safe for concurrent
+// use.
+//
+// Times of two processes are compared, so all of them must have the same clock.
+//
+// Bounds: a session takes some 200 bytes and its key. Its last Events are kept
+// for the first 10,000 sessions; all others share the last 65,536 events. The
+// first Anomalies of a process are kept in full, the rest is counted. Of a
+// session, the 16 latest holes may still be filled; older ones are lost for good.
+type Book struct {
+	side Side
+	cfg  Config
+
+	mu     sync.Mutex // guards the following
+	leaves map[string]*Leaf
+	seen   []Anomaly
+
+	counts [words]atomic.Uint64
+	shared sharedTrace
+	faults faults
+}
+
+// What a Book counts; names has the words.
+const (
+	sent = iota
+	received
+	lost
+	repeated
+	reordered
+	corrupted
+	revived
+	misjudged
+	words
+)
+
+var names = [words]string{"sent", "received", "lost", "repeated", "reordered", "corrupted", "revived", "misjudged"}
+
+// NewBook returns an empty Book of one side. Of cfg, Settle is not used.
+func NewBook(side Side, cfg Config) *Book {
+	b := &Book{side: side, cfg: cfg.filled(), leaves: map[string]*Leaf{}}
+	b.faults.open = map[int]*hdrhistogram.Histogram{}
+	b.faults.done = map[int][]byte{}
+	return b
+}
+
+// Open returns the Leaf of a session, the same one for the same key.
+func (b *Book) Open(key string) *Leaf {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l := b.leaves[key]
+	if l == nil {
+		l = &Leaf{Key: key, Hash: Hash(key), book: b}
+		if len(b.leaves) < ownTraces {
+			l.trace = new(trace)
+		}
+		b.leaves[key] = l
+	}
+	return l
+}
+
+// Anomalies returns how many there were so far, of those that one side alone
+// can tell.
+func (b *Book) Anomalies() (n uint64) {
+	for w := lost; w < words; w++ {
+		n += b.counts[w].Load()
+	}
+	return n
+}
+
+// Account returns what was recorded so far.
+func (b *Book) Account() Account {
+	a := Account{
+		Side: b.side, Made: b.cfg.Now(),
+		Sessions: map[string]*Entry{}, Counts: map[string]uint64{}, Events: map[string][]Event{},
+	}
+	leaves := b.all()
+	for _, l := range leaves {
+		e, holes := l.entry()
+		a.Sessions[l.Key] = e
+		if holes != nil {
+			b.blame(*holes)
+		}
+		// An end in order leaves nothing to ask about.
+		if e.Reason != OK && !e.Gone && len(a.Events) < keptEvents {
+			a.Events[l.Key] = l.events()
+		}
+	}
+	for w, name := range names {
+		if n := b.counts[w].Load(); n > 0 {
+			a.Counts[name] = n
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	a.Seen = slices.Clone(b.seen)
+	return a
+}
+
+// keptEvents bounds the sessions whose last events an Account has.
+const keptEvents = 100
+
+// Silence returns the histogram of the sessions' longest silences, encoded: how
+// long a message was due and nothing arrived, in microseconds.
+func (b *Book) Silence() []byte {
+	h := newHistogram()
+	for _, l := range b.all() {
+		l.mu.Lock()
+		if l.received > 0 {
+			record(h, time.Duration(l.silence))
+		}
+		l.mu.Unlock()
+	}
+	return encoded(h)
+}
+
+// all returns the leaves in the order of their keys.
+func (b *Book) all() []*Leaf {
+	b.mu.Lock()
+	leaves := slices.Collect(maps.Values(b.leaves))
+	b.mu.Unlock()
+	slices.SortFunc(leaves, func(x, y *Leaf) int { return cmp.Compare(x.Key, y.Key) })
+	return leaves
+}
+
+// blame keeps an anomaly, if there is room.
+func (b *Book) blame(a Anomaly) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.seen) < b.cfg.Anomalies {
+		b.seen = append(b.seen, a)
+	}
+}
+
+// wanted reports whether blame would keep another one.
+func (b *Book) wanted() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.seen) < b.cfg.Anomalies
+}
+
+func encoded(h *hdrhistogram.Histogram) []byte {
+	text, err := h.Encode(hdrhistogram.V2CompressedEncodingCookieBase)
+	if err != nil {
+		panic(fmt.Sprintf("check: encoding a histogram: %v", err)) // it is written into memory
+	}
+	return text
+}
