@@ -32,10 +32,12 @@ var (
 	errCommand   = errors.New("standin: the other end closed the channel")
 	errHere      = errors.New("standin: closed at this end")
 	errReplaced  = errors.New("standin: replaced by a newer connection")
-	errOffline   = errors.New("standin: no such agent is online")
 	errTooOld    = errors.New("standin: no Remoting capability that is known")
 	errUnordered = fmt.Errorf("%w: a command out of order", ErrCorrupt)
 )
+
+// ErrOffline reports that an agent has no channel.
+var ErrOffline = errors.New("standin: no such agent is online")
 
 // requestsAtOnce bounds the requests of a channel that are worked on at the
 // same time; further ones are not read.

@@ -206,7 +206,10 @@ func (c *Controller) Run(ctx context.Context) error {
 }
 
 // Secret is the secret of an agent of that name.
-func (c *Controller) Secret(name string) string { return remoting.Secret(c.cfg.Key, name) }
+func (c *Controller) Secret(name string) string { return Secret(c.cfg.Key, name) }
+
+// Secret is what a controller with that Key has an agent of that name say.
+func Secret(key []byte, name string) string { return remoting.Secret(key, name) }
 
 // Stats returns what has been counted so far.
 func (c *Controller) Stats() Stats {
@@ -279,11 +282,11 @@ func (c *Controller) wait(ctx context.Context, holds func() bool) error {
 
 // Call sends an agent a request of down bytes, which it checks, and has it
 // respond with up bytes, which are checked here. The error is ErrCorrupt when
-// anything is other than it was sent.
+// anything is other than it was sent, ErrOffline when there is nobody to call.
 func (c *Controller) Call(ctx context.Context, agent string, up, down int) error {
 	ch := c.channelOf(agent)
 	if ch == nil {
-		return errOffline
+		return ErrOffline
 	}
 	return ch.call(ctx, "", up, down)
 }
@@ -292,7 +295,7 @@ func (c *Controller) Call(ctx context.Context, agent string, up, down int) error
 func (c *Controller) Disconnect(agent string, how Ending) error {
 	ch := c.channelOf(agent)
 	if ch == nil {
-		return errOffline
+		return ErrOffline
 	}
 	ch.disconnect(errHere, how)
 	return nil
