@@ -2,9 +2,6 @@ package baseline
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"sync"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -31,61 +28,18 @@ type AppConfig struct {
 // RunApp is relay's application process. Each session does what its OPEN asks
 // for; see Mode. It returns when ctx ends.
 func RunApp(ctx context.Context, cfg AppConfig) error {
-	ends, err := dial(cfg.Topics.Brokers)
+	side, err := newSide(cfg.Topics)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	group, ctx := errgroup.WithContext(ctx)
-	a := &app{topics: cfg.Topics, ends: ends, group: group}
-	group.Go(func() (first error) {
-		for failed := range ends.producer.Errors() {
-			if first == nil {
-				first = fmt.Errorf("baseline: produce: %w", failed)
-				cancel()
-			}
-		}
-		return first
+	a := &app{side: side}
+	return side.run(ctx, cfg.Ready, func(ctx context.Context, group *errgroup.Group, p int32, pc sarama.PartitionConsumer) error {
+		return a.serve(ctx, group, p, pc)
 	})
-	group.Go(func() error {
-		for range ends.producer.Successes() {
-		}
-		return nil
-	})
-	var followed []sarama.PartitionConsumer
-	for p := range int32(Partitions) {
-		pc, err := ends.consumer.ConsumePartition(cfg.Topics.up(), p, sarama.OffsetNewest)
-		if err != nil {
-			return errors.Join(fmt.Errorf("baseline: partition %d: %w", p, err), ends.producer.Close(), ends.consumer.Close())
-		}
-		followed = append(followed, pc)
-		group.Go(func() error { return a.serve(ctx, p, pc) })
-	}
-	if cfg.Ready != nil {
-		cfg.Ready()
-	}
-	group.Go(func() error {
-		<-ctx.Done()
-		for _, pc := range followed {
-			pc.AsyncClose()
-		}
-		a.producing.Lock()
-		a.stopped = true
-		a.producing.Unlock()
-		ends.producer.AsyncClose()
-		return nil
-	})
-	return errors.Join(group.Wait(), ends.consumer.Close())
 }
 
 type app struct {
-	topics Topics
-	ends   *ends
-	group  *errgroup.Group // runs the sources
-
-	producing sync.RWMutex // guards stopped, and Input against being closed
-	stopped   bool
+	*side
 }
 
 // A session is what the application knows of one agent. Its partition's
@@ -102,7 +56,7 @@ type session struct {
 }
 
 // serve is the application's half of one partition.
-func (a *app) serve(ctx context.Context, p int32, pc sarama.PartitionConsumer) error {
+func (a *app) serve(ctx context.Context, group *errgroup.Group, p int32, pc sarama.PartitionConsumer) error {
 	sessions := map[envelope.SessionID]*session{}
 	owing := map[*session]bool{}
 	tick := time.NewTicker(deliveredAfter)
@@ -128,7 +82,7 @@ func (a *app) serve(ctx context.Context, p int32, pc sarama.PartitionConsumer) e
 			id := envelope.SessionID(m.Key)
 			s := sessions[id]
 			if f.Kind == linkv1.FrameKind_FRAME_KIND_OPEN {
-				s = a.open(ctx, id, p, f)
+				s = a.open(ctx, group, id, p, f)
 				sessions[id] = s
 				continue
 			}
@@ -156,7 +110,7 @@ func (a *app) serve(ctx context.Context, p int32, pc sarama.PartitionConsumer) e
 	}
 }
 
-func (a *app) open(ctx context.Context, id envelope.SessionID, p int32, f *linkv1.Frame) *session {
+func (a *app) open(ctx context.Context, group *errgroup.Group, id envelope.SessionID, p int32, f *linkv1.Frame) *session {
 	open := &linkv1.Open{}
 	mode := Mode{Do: "sink"}
 	if proto.Unmarshal(f.Payload, open) == nil {
@@ -168,7 +122,7 @@ func (a *app) open(ctx context.Context, id envelope.SessionID, p int32, f *linkv
 	s := &session{id: id, partition: p, mode: mode, taken: f.Seq, cancel: cancel, delivered: make(chan uint64, 1)}
 	a.send(s, linkv1.FrameKind_FRAME_KIND_ACCEPT, nil, f.Seq)
 	if mode.Do == "source" {
-		a.group.Go(func() error {
+		group.Go(func() error {
 			// It ends with the session or with its count: neither is news.
 			_ = mode.Source(ctx, a.windowed(ctx, s))
 			return nil
@@ -200,7 +154,7 @@ func (a *app) take(s *session, f *linkv1.Frame) {
 // tell reports what was taken with a record of its own.
 func (a *app) tell(s *session) {
 	s.owed = 0
-	a.produce(s, &linkv1.Frame{Delivered: s.taken})
+	a.produce(s.partition, s.id, &linkv1.Frame{Delivered: s.taken})
 }
 
 // windowed returns a send that waits while the agent is a window behind.
@@ -222,21 +176,5 @@ func (a *app) windowed(ctx context.Context, s *session) func([]byte) error {
 
 func (a *app) send(s *session, kind linkv1.FrameKind, payload []byte, delivered uint64) {
 	s.next++
-	a.produce(s, &linkv1.Frame{Seq: s.next, Kind: kind, Payload: payload, Delivered: delivered})
-}
-
-func (a *app) produce(s *session, f *linkv1.Frame) {
-	value, err := proto.Marshal(f)
-	if err != nil {
-		panic("baseline: " + err.Error()) // bytes and numbers always marshal
-	}
-	a.producing.RLock()
-	defer a.producing.RUnlock()
-	if a.stopped {
-		return
-	}
-	a.ends.producer.Input() <- &sarama.ProducerMessage{
-		Topic: a.topics.down(), Partition: s.partition,
-		Key: sarama.ByteEncoder(s.id[:]), Value: sarama.ByteEncoder(value),
-	}
+	a.produce(s.partition, s.id, &linkv1.Frame{Seq: s.next, Kind: kind, Payload: payload, Delivered: delivered})
 }

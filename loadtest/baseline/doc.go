@@ -2,14 +2,21 @@
 // agent ⇄ bare gRPC handler ⇄ sarama ⇄ Kafka ⇄ sarama ⇄ application.
 //
 // It has the shape of moorage and none of its promises. The payloads, the
-// topics (up and down, 16 partitions), the split into a gateway process and an
+// topics (up and down, as many partitions and replicas), the split into a gateway process and an
 // application process, the messages on the wire and the pattern of
 // acknowledgements are the same: an up frame is reported persisted when Kafka
 // has acknowledged it, and both directions report what was delivered. There are no sessions
 // that outlive a stream, no cache, no replay, no breaker, no fairness and no
 // checks. What moorage costs beyond relay is the price of those.
 //
+// It is meant to be as fast as such a program can be: windows of the same size,
+// nothing waits for company, records that wait anyway go together, sarama's meters are
+// off, and nobody is told of single frames where one word will do.
+//
 // A record's key is the session id, its value the marshalled frame.
+//
+// Beside it stand two floors, without Kafka: bare grpc-go and direct TCP from
+// the agent to the application. [Transports] has all three as load tests drive them.
 package baseline
 
 import (
@@ -24,7 +31,7 @@ import (
 	"github.com/moorage-dev/moorage/proto/envelope"
 )
 
-// Partitions is P of relay's topics, the number moorage uses by default.
+// Partitions is P of relay's topics where nothing else is asked for, as of moorage's.
 const Partitions = 16
 
 // Window is how many bytes either side may have sent and not yet delivered.
@@ -38,6 +45,9 @@ const MaxFrame = 64 << 10
 type Topics struct {
 	Brokers []string
 	Prefix  string // zero: "relay."
+
+	Partitions  int32 // of both, where Create makes them; 0: 16
+	Replication int16 // so too; 0: 1. From 3 on, two must have a record, as of moorage's
 }
 
 func (t Topics) up() string   { return t.prefix() + "up" }
@@ -50,15 +60,22 @@ func (t Topics) prefix() string {
 	return t.Prefix
 }
 
-// Create makes both topics, at replication 1; what exists stays.
+// Create makes both topics; what exists stays.
 func (t Topics) Create(context.Context) error {
 	admin, err := sarama.NewClusterAdmin(t.Brokers, config())
 	if err != nil {
 		return fmt.Errorf("baseline: %w", err)
 	}
 	defer admin.Close()
+	detail := &sarama.TopicDetail{NumPartitions: t.Partitions, ReplicationFactor: max(t.Replication, 1)}
+	if detail.NumPartitions == 0 {
+		detail.NumPartitions = Partitions
+	}
+	if t.Replication >= 3 {
+		detail.ConfigEntries = map[string]*string{"min.insync.replicas": new("2")}
+	}
 	for _, name := range []string{t.up(), t.down()} {
-		err := admin.CreateTopic(name, &sarama.TopicDetail{NumPartitions: Partitions, ReplicationFactor: 1}, false)
+		err := admin.CreateTopic(name, detail, false)
 		if err != nil && !errors.Is(err, sarama.ErrTopicAlreadyExists) {
 			return fmt.Errorf("baseline: topic %s: %w", name, err)
 		}
@@ -67,8 +84,8 @@ func (t Topics) Create(context.Context) error {
 }
 
 // partition is moorage's own choice, so that both spread agents alike.
-func partition(agent string, id envelope.SessionID) int32 {
-	return envelope.PartitionOf(envelope.SlotOf(agent, id), Partitions)
+func partition(agent string, id envelope.SessionID, of int32) int32 {
+	return envelope.PartitionOf(envelope.SlotOf(agent, id), of)
 }
 
 // quiet turns sarama's meters off, which nobody reads here: they cost per

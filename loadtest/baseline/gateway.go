@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 
 	"github.com/IBM/sarama"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -70,6 +72,7 @@ type gateway struct {
 	linkv1.UnimplementedLinkServiceServer
 	topics Topics
 	ends   *ends
+	known  atomic.Int32 // partitions of the topics; 0: not yet
 
 	mu        sync.RWMutex // guards the following
 	stopped   bool
@@ -107,7 +110,11 @@ func (g *gateway) Attach(grpcStream grpc.BidiStreamingServer[linkv1.AttachReques
 		return status.Error(codes.InvalidArgument, "want Hello with a session id of 16 bytes")
 	}
 	id := envelope.SessionID(hello.SessionId)
-	p := partition(hello.Agent, id)
+	of, err := g.partitions()
+	if err != nil {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	p := partition(hello.Agent, id, of)
 	s := &stream{BidiStreamingServer: grpcStream}
 	if err := g.attach(id, p, s); err != nil {
 		return status.Error(codes.Unavailable, err.Error())
@@ -118,7 +125,7 @@ func (g *gateway) Attach(grpcStream grpc.BidiStreamingServer[linkv1.AttachReques
 		Version: 1, UpWindow: Window, MaxFrame: MaxFrame, HeartbeatIntervalMs: 5000,
 		StartPosition: &linkv1.Position{Partition: p},
 	}}})
-	told := uint64(0)
+	told, last := uint64(0), uint64(0)
 	for err == nil {
 		var m *linkv1.AttachRequest
 		if m, err = s.Recv(); err != nil {
@@ -130,10 +137,29 @@ func (g *gateway) Attach(grpcStream grpc.BidiStreamingServer[linkv1.AttachReques
 		}
 		told = max(told, f.GetDelivered())
 		if f != nil {
+			last = max(last, f.Seq)
 			err = g.produce(id, p, f, ack{s, f.Seq})
 		}
 	}
-	return err
+	if err == io.EOF {
+		return nil
+	}
+	// The session does not outlive its stream. Who reads it has to know.
+	return errors.Join(err, g.produce(id, p, &linkv1.Frame{Seq: last + 1, Kind: linkv1.FrameKind_FRAME_KIND_CLOSE}, ack{s, 0}))
+}
+
+// partitions is how many the topics have. They may not be there yet when the
+// gateway starts.
+func (g *gateway) partitions() (int32, error) {
+	if n := g.known.Load(); n > 0 {
+		return n, nil
+	}
+	list, err := g.ends.consumer.Partitions(g.topics.down())
+	if err != nil {
+		return 0, fmt.Errorf("baseline: topic %s: %w", g.topics.down(), err)
+	}
+	g.known.Store(int32(len(list)))
+	return int32(len(list)), nil
 }
 
 func (g *gateway) produce(id envelope.SessionID, p int32, f *linkv1.Frame, a ack) error {

@@ -1,0 +1,81 @@
+package baseline
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/moorage-dev/moorage/broker"
+	"github.com/moorage-dev/moorage/loadtest/baseline/transporttest"
+	"github.com/moorage-dev/moorage/loadtest/worker"
+)
+
+func direct(name string) func(*testing.T) *worker.Plan {
+	return func(*testing.T) *worker.Plan {
+		return &worker.Plan{Transport: name, Run: "test", App: "127.0.0.1:0", Sources: []string{"127.0.0.2", "127.0.0.3"}}
+	}
+}
+
+func TestTCP(t *testing.T) { transporttest.Run(t, tcpTransport{}, direct(TCP)) }
+
+func TestGRPC(t *testing.T) { transporttest.Run(t, grpcTransport{}, direct(GRPC)) }
+
+func TestRelay(t *testing.T) {
+	transporttest.Run(t, relayTransport{}, func(t *testing.T) *worker.Plan { return startRelay(t, 2) })
+}
+
+// startRelay starts an embedded broker and gateways, and returns a plan for them.
+func startRelay(t testing.TB, gateways int) *worker.Plan {
+	t.Helper()
+	embedded, err := broker.StartEmbedded(broker.EmbeddedConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(embedded.Close)
+	p := &worker.Plan{Transport: Relay, Run: "test", Kafka: embedded.Addrs(), Prefix: "test.relay."}
+	p.Scenario.Local.Partitions = 4
+	for range gateways {
+		lis, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Gateways = append(p.Gateways, lis.Addr().String())
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() {
+			done <- RunGateway(ctx, GatewayConfig{Topics: Topics{Brokers: p.Kafka, Prefix: p.Prefix}, Listen: lis, Options: serverOptions()})
+		}()
+		t.Cleanup(func() {
+			cancel()
+			if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		})
+	}
+	return p
+}
+
+func TestPlansThatWouldMislead(t *testing.T) {
+	for _, tt := range []struct {
+		desc string
+		plan worker.Plan
+		want string
+	}{
+		{"nowhere to dial", worker.Plan{Transport: TCP}, "no address"},
+		{"TLS, which only moorage would pay for", worker.Plan{Transport: TCP, App: "127.0.0.1:1", CAFile: "ca.pem"}, "plaintext"},
+	} {
+		if _, err := (tcpTransport{}).Agents(t.Context(), &tt.plan); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want an error with %q", tt.desc, err, tt.want)
+		}
+	}
+}
+
+func TestEverySystemSaysWhatItsAcknowledgementMeans(t *testing.T) {
+	for _, system := range []string{"moorage", Relay, GRPC, TCP, NATS} {
+		if Acks(system) == "" {
+			t.Errorf("%s says nothing", system)
+		}
+	}
+}
