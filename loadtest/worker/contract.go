@@ -155,3 +155,11 @@ type Final struct {
 	// Figures of roles that check by themselves (legacy): calls, failed_calls, corrupt, lost_channels.
 	Figures map[string]float64 `json:"figures,omitempty"`
 }
+
+// A Killer is a Session that can end without a word, as when its process dies.
+// Kill returns at once, and what waits in Send or Receive with an error. A
+// Session without it is closed instead.
+type Killer interface{ Kill() }
+
+// An Addresser is an Application that agents dial.
+type Addresser interface{ Addr() string }
