@@ -12,6 +12,7 @@ import (
 
 	"github.com/moorage-dev/moorage/door"
 	"github.com/moorage-dev/moorage/gateway"
+	"github.com/moorage-dev/moorage/session"
 )
 
 type gatewayCmd struct {
@@ -22,6 +23,7 @@ type gatewayCmd struct {
 	Name         string        `placeholder:"NAME" help:"This gateway's name, unique in the fleet; the host's name by default."`
 	Advertise    address       `placeholder:"HOST:PORT" help:"Where agents reach this gateway from outside, for hints to agents and the list of gateways; the address of --listen by default, if it names a host."`
 	DrainTimeout time.Duration `default:"30s" help:"How long SIGTERM waits for agents to move elsewhere."`
+	Heartbeat    time.Duration `default:"5s" help:"How often a gateway and an agent that have nothing to say show that they live. Three of them are missed before a stream is given up: rarer ones cost less with very many agents, and find a dead link later."`
 
 	TLSCert              string `name:"tls-cert" placeholder:"FILE" group:"tls" help:"This gateway's certificate chain (PEM)."`
 	TLSKey               string `name:"tls-key" placeholder:"FILE" group:"tls" help:"Key (PEM) of --tls-cert."`
@@ -201,7 +203,11 @@ func (c *gatewayCmd) config(p *process) (cfg gateway.Config, err error) {
 		CacheBytes:   int(c.CacheBytes),
 		ReplayScans:  int(c.ReplayScans),
 		DrainTimeout: c.DrainTimeout,
+		Heartbeat:    c.Heartbeat,
 		Logger:       p.log,
+	}
+	if c.Heartbeat < time.Second || c.Heartbeat > session.MostHeartbeat {
+		return cfg, usagef("--heartbeat %v: want 1s to %v", c.Heartbeat, session.MostHeartbeat)
 	}
 	if cfg.Name == "" {
 		if cfg.Name, err = os.Hostname(); err != nil {
