@@ -73,8 +73,8 @@ func (s *Scenario) local() *Problem {
 		return wrong("local.gateways", "%d: want 1 to 100", l.Gateways)
 	case !slices.Contains([]string{"", "embedded", "1", "3"}, l.Brokers):
 		return wrong("local.brokers", "%s: want embedded, 1 or 3", l.Brokers)
-	case l.Partitions < 0 || l.Partitions > 1000:
-		return wrong("local.partitions", "%d: want 1 to 1000", l.Partitions)
+	case l.Partitions != 0 && (l.Partitions < 16 || l.Partitions > 1024 || l.Partitions&(l.Partitions-1) != 0):
+		return wrong("local.partitions", "%d: want a power of two, 16 to 1024", l.Partitions)
 	case l.Grace < 0:
 		return wrong("local.grace", "%s: want more than 0", l.Grace)
 	case len(l.Kafka) > 0 && (l.Brokers == "" || l.Brokers == "embedded"):
