@@ -1,0 +1,47 @@
+// Package run is the coordinator of a load test. It starts a site, which is
+// what is measured, and workers, which make the load, each in a process of its
+// own; breaks things as planned; and puts together what the workers counted.
+//
+// # Order of a pass
+//
+// A pass is one scenario on one system: the site starts, then the
+// application's worker, then the legacy controller's and the connector beside
+// it, then the agents' workers. When all are ready they are told one instant
+// from which every schedule counts. At the scenario's end all faults are
+// undone and the workers told to stop; each drains and gives its account.
+//
+// # What is judged
+//
+// The accounts of both sides are settled by package check. An application that
+// was killed takes its account with it: sessions that only agents know are then
+// held to what their agents saw, and must have been told CONTROLLER_GONE or have ended in
+// order. That is less than for other sessions: what was lost on its way to
+// the dead application cannot be told from what died with it.
+//
+// # When the generator was the limit
+//
+// A worker's second is late when its pacer ran more than [LagLimit] behind its
+// own schedule, and busy when the worker used more than [BusyLimit] of its share
+// of the processors (all, divided by the number of workers). A pass in which
+// more than [LimitShare] of the seconds after warm-up were late, or busy, at any
+// one worker says more of the generator than of the system, and is invalid.
+//
+// # Bounds
+//
+// A worker's line is bounded by [maxLine]; a longer one ends the pass. A worker
+// that says nothing for [SilentLimit] while it is not frozen by a fault is
+// taken for dead. Anomalies are kept up to [maxAnomalies], the rest counted.
+package run
+
+import "time"
+
+// The limits that the package comment explains.
+const (
+	LagLimit    = 10 * time.Millisecond
+	BusyLimit   = 0.9
+	LimitShare  = 0.05
+	SilentLimit = 30 * time.Second
+
+	maxLine      = 512 << 20 // an account of 100,000 sessions is some 20 MB
+	maxAnomalies = 100
+)

@@ -1,0 +1,66 @@
+package run
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/moorage-dev/moorage/loadtest/worker"
+)
+
+// limits notes each worker's seconds, to tell whether the generator was the
+// limit. The package comment has the rule.
+type limits struct {
+	from  time.Time // the end of warm-up
+	until time.Time // the end of load
+	share float64   // of the processors, in cores, that a worker may use
+	seen  map[string]*strain
+}
+
+// strain is what one worker's seconds were like.
+type strain struct {
+	seconds, late, busy int
+	worst               time.Duration
+}
+
+func newLimits(from, until time.Time, cores, workers int) *limits {
+	return &limits{from: from, until: until, share: float64(cores) / float64(max(workers, 1)), seen: map[string]*strain{}}
+}
+
+// add notes a second, if it counts.
+func (l *limits) add(name string, t worker.Tick) {
+	if !t.At.After(l.from) || t.At.After(l.until) {
+		return
+	}
+	s := l.seen[name]
+	if s == nil {
+		s = &strain{}
+		l.seen[name] = s
+	}
+	s.seconds++
+	if t.Lag > LagLimit {
+		s.late++
+	}
+	if t.CPU > BusyLimit*l.share {
+		s.busy++
+	}
+	s.worst = max(s.worst, t.Lag)
+}
+
+// verdict says why the pass proves nothing; "": it does.
+func (l *limits) verdict() string {
+	for _, name := range slices.Sorted(maps.Keys(l.seen)) {
+		s := l.seen[name]
+		bound := LimitShare * float64(s.seconds)
+		switch {
+		case float64(s.late) > bound:
+			return fmt.Sprintf("the generator was the limit: %s was more than %v behind its own schedule in %d of %d seconds (at worst %v); give it more processors, or less to do",
+				name, LagLimit, s.late, s.seconds, s.worst.Round(time.Millisecond))
+		case float64(s.busy) > bound:
+			return fmt.Sprintf("the generator was the limit: %s used more than %.1f of its %.2g processors in %d of %d seconds; give it more, spread it with --workers, or give it less to do",
+				name, BusyLimit*l.share, l.share, s.busy, s.seconds)
+		}
+	}
+	return ""
+}

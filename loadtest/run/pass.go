@@ -1,0 +1,437 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/moorage-dev/moorage/loadtest/fault"
+	"github.com/moorage-dev/moorage/loadtest/results"
+	"github.com/moorage-dev/moorage/loadtest/scenario"
+	"github.com/moorage-dev/moorage/loadtest/site"
+	"github.com/moorage-dev/moorage/loadtest/worker"
+)
+
+// Bounds of a pass's phases.
+const (
+	readyLimit     = 2 * time.Minute  // for all workers to be ready
+	interruptDrain = 8 * time.Second  // for what is under way when somebody interrupts
+	undoLimit      = time.Minute      // for faults to be undone at the end
+	accountLimit   = 30 * time.Second // for accounts, beyond the drain
+)
+
+// A pass is one scenario on one system.
+type pass struct {
+	*Config
+	system string
+	pair   int
+	label  string // for events: moorage/0
+	name   string // unique
+	log    *slog.Logger
+	plan   []planned
+
+	life  context.Context // of all processes; ends with the pass
+	site  site.Site
+	begun time.Time // schedules count from it
+
+	gone    chan struct{} // closed when a worker ended that should not have
+	goneErr error
+	wreck   sync.Once
+
+	mu      sync.Mutex // guards the following
+	hands   []*hand    // workers, dead ones left out
+	frozen  map[string]int
+	heard   map[string]time.Time
+	seconds *seconds
+	limits  *limits
+	ticks   []results.Tick
+	marks   []results.FaultMark
+	cpu     float64   // the most cores that a worker used
+	killed  time.Time // when the application was, last; zero: never
+}
+
+func newPass(cfg *Config, system string, pair int, compared bool) *pass {
+	label := system
+	if compared || system != site.Moorage {
+		label = fmt.Sprintf("%s/%d", system, pair)
+	} else {
+		label = system + "/0"
+	}
+	return &pass{
+		Config: cfg, system: system, pair: pair, label: label, name: fresh(cfg.Scenario.Name, system, pair),
+		log: cfg.Log.With("run", label), gone: make(chan struct{}), frozen: map[string]int{}, heard: map[string]time.Time{},
+	}
+}
+
+// run does the pass. words are what the site is made of.
+func (p *pass) run(ctx context.Context) (one *results.Run, words string, err error) {
+	// Processes outlive the interruption, which is for an end in order; while
+	// they start it ends them at once.
+	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(errors.New("run: the pass is over"))
+	p.life = life
+	started := context.AfterFunc(ctx, func() { end(context.Cause(ctx)) })
+
+	defer func() {
+		err = errors.Join(err, p.close())
+	}()
+	if err := p.startAll(); err != nil {
+		if ctx.Err() != nil {
+			err = ErrInterrupted
+		}
+		return nil, words, err
+	}
+	words = p.site.Words()
+	if !started() {
+		return nil, words, ErrInterrupted
+	}
+	one, err = p.measure(ctx)
+	return one, words, err
+}
+
+// close ends workers first, which would only complain of a site that went away.
+func (p *pass) close() error {
+	var wg sync.WaitGroup
+	for _, h := range p.living("") {
+		wg.Go(h.end)
+	}
+	wg.Wait()
+	if p.site == nil {
+		return nil
+	}
+	return p.site.Close()
+}
+
+func (p *pass) startAll() (err error) {
+	cfg := p.Config.Site
+	cfg.System, cfg.Run, cfg.Local = p.system, p.name, p.Scenario.Local
+	legacy := false
+	for _, g := range p.Scenario.Groups {
+		if g.Kind == scenario.Legacy {
+			legacy = true
+			if g.Door == "shim" {
+				cfg.Shims = 1 // a shim is made for many agents of one host
+			} else {
+				cfg.Doors = true
+			}
+		}
+	}
+	if p.system != site.Moorage && legacy {
+		return fmt.Errorf("run: scenario %s has legacy agents, which no baseline can carry; leave --baseline out", p.Scenario.Name)
+	}
+	if p.system == site.Moorage {
+		prepare(&cfg, p.Scenario)
+	} else {
+		cfg.Proxied, cfg.Holes, cfg.Small = false, false, false
+	}
+	p.tell("process", "", "starting "+p.system)
+	if p.site, err = p.Start(p.life, cfg); err != nil {
+		return err
+	}
+	if p.system == site.Moorage {
+		if err := p.schedule(); err != nil {
+			return err
+		}
+	}
+	return p.startWorkers(legacy)
+}
+
+// can lists the faults that are possible: the target's, and those of agents,
+// which workers do.
+func (p *pass) can() []string {
+	kinds := p.site.Can()
+	for _, k := range []string{fault.CutAgents, fault.RestartAgents} {
+		if !slices.Contains(kinds, k) {
+			kinds = append(slices.Clone(kinds), k)
+		}
+	}
+	return kinds
+}
+
+// order is the plan of a role.
+func (p *pass) order(role string, index, of int) worker.Plan {
+	plan := worker.Plan{
+		Role: role, Index: index, Of: of, Transport: p.system, Run: p.name, Scenario: p.Scenario,
+		Gateways: p.site.Gateways(), Kafka: p.site.Kafka(), Doors: p.site.Doors(), Shims: p.site.Shims(),
+		Controller: p.site.Controller(), Token: p.site.Token(), CAFile: p.site.CAFile(),
+		Prefix: p.Config.Site.Prefix,
+	}
+	if at := agents(p.Scenario); at > 20_000 {
+		// One address has some 28,000 ports for connections to one other.
+		for i := range at/20_000 + 1 {
+			plan.Sources = append(plan.Sources, fmt.Sprintf("127.0.0.%d", 2+i))
+		}
+	}
+	return plan
+}
+
+// startWorkers starts the application, then the legacy controller, then the agents.
+func (p *pass) startWorkers(legacy bool) error {
+	ctx, cancel := context.WithTimeoutCause(p.life, readyLimit, fmt.Errorf("run: not all workers were ready within %v", readyLimit))
+	defer cancel()
+	secrets := secret()
+	app, ready, err := p.startWorker(ctx, worker.RoleApp, p.order(worker.RoleApp, 0, 1))
+	if err != nil {
+		return err
+	}
+	if ready.Addr != "" {
+		p.site.SetApp(ready.Addr)
+	}
+	app.plan.App = ready.Addr // so that a new one listens where the old did
+	if legacy {
+		plan := p.order(worker.RoleLegacy, 0, 1)
+		plan.Secrets = secrets
+		_, ready, err := p.startWorker(ctx, worker.RoleLegacy, plan)
+		if err != nil {
+			return err
+		}
+		if err := p.site.Connect(ctx, ready.Jenkins); err != nil {
+			return err
+		}
+	}
+	var wg sync.WaitGroup
+	errs := make([]error, p.Workers)
+	for i := range p.Workers {
+		plan := p.order(worker.RoleAgents, i, p.Workers)
+		plan.App, plan.Secrets = ready.Addr, secrets
+		wg.Go(func() {
+			_, _, errs[i] = p.startWorker(ctx, fmt.Sprintf("%s-%d", worker.RoleAgents, i+1), plan)
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// startWorker returns when the worker is ready, and has it watched.
+func (p *pass) startWorker(ctx context.Context, name string, plan worker.Plan) (*hand, worker.Ready, error) {
+	h, err := start(p.life, p.Spawn, name, plan, p.hear)
+	if err != nil {
+		return nil, worker.Ready{}, err
+	}
+	p.mu.Lock()
+	p.hands = append(p.hands, h)
+	p.mu.Unlock()
+	ready, err := h.awaitReady(ctx)
+	if err != nil {
+		return nil, ready, err
+	}
+	p.site.Track(name, cmp0(h.child.PID, ready.PID))
+	p.tell("process", name, "ready")
+	go func() {
+		<-h.done
+		if h.err != nil && !h.wasKilled() {
+			p.abandon(h.why(h.err))
+		}
+	}()
+	return h, ready, nil
+}
+
+func cmp0(a, b int) int {
+	if a != 0 {
+		return a
+	}
+	return b
+}
+
+// abandon ends the pass: it has lost a worker.
+func (p *pass) abandon(err error) {
+	p.wreck.Do(func() {
+		p.goneErr = err
+		close(p.gone)
+	})
+}
+
+// living returns the workers of a role; "": all.
+func (p *pass) living(role string) []*hand {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []*hand
+	for _, h := range p.hands {
+		if role == "" || h.role == role {
+			all = append(all, h)
+		}
+	}
+	return all
+}
+
+// hear takes a worker's tick or event.
+func (p *pass) hear(h *hand, w worker.Word) {
+	if e := w.Event; e != nil {
+		e.Run = p.label
+		p.Event(*e)
+	}
+	if w.Tick == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.heard[h.name] = time.Now()
+	if p.seconds == nil {
+		return // before the start
+	}
+	p.limits.add(h.name, *w.Tick)
+	p.cpu = max(p.cpu, w.Tick.CPU)
+	if err := p.seconds.add(h.name, h.role == worker.RoleAgents, *w.Tick); err != nil {
+		go p.abandon(h.why(err))
+	}
+}
+
+// tell is an event of the coordinator's own.
+func (p *pass) tell(kind, who, text string) {
+	at := 0.0
+	if !p.begun.IsZero() {
+		at = time.Since(p.begun).Seconds()
+	}
+	p.log.Debug("run: "+kind, "who", who, "text", text)
+	p.Event(results.Event{At: at, Run: p.label, Kind: kind, Who: who, Text: text})
+}
+
+// sayAll gives an order to all workers of a role. One that is dead is noticed elsewhere.
+func (p *pass) sayAll(role string, o worker.Order) {
+	for _, h := range p.living(role) {
+		_ = h.say(o)
+	}
+}
+
+// measure is a pass from the start of load on.
+func (p *pass) measure(ctx context.Context) (*results.Run, error) {
+	p.mu.Lock()
+	p.begun = time.Now().Add(time.Second)
+	end := p.begun.Add(time.Duration(p.Scenario.Length))
+	p.seconds = newSeconds(p.begun)
+	p.limits = newLimits(p.begun.Add(time.Duration(p.Scenario.Warmup)), end, cores(), len(p.hands))
+	p.mu.Unlock()
+	p.tell("start", "", p.name)
+	p.sayAll("", worker.Order{Do: "start", At: p.begun})
+
+	watch, unwatch := context.WithCancel(p.life)
+	var watching sync.WaitGroup
+	watching.Go(func() { p.site.Measure(watch, p.begun) })
+	watching.Go(func() { p.look(watch) })
+	defer watching.Wait()
+	defer unwatch()
+
+	loading, calm := context.WithCancelCause(p.life)
+	defer calm(nil)
+	faults := make(chan struct{})
+	go func() {
+		defer close(faults)
+		p.strikeAll(loading)
+	}()
+
+	interrupted := error(nil)
+	drain := time.Duration(p.Scenario.Drain)
+	over := time.NewTimer(time.Until(end))
+	defer over.Stop()
+	select {
+	case <-over.C:
+	case <-p.gone:
+		interrupted = p.goneErr
+	case <-ctx.Done():
+		interrupted, drain = ErrInterrupted, min(drain, interruptDrain)
+	}
+	length := min(time.Since(p.begun), time.Duration(p.Scenario.Length))
+	p.tell("stop", "", "load has ended; what is under way drains")
+	calm(errors.New("run: load has ended"))
+	<-faults
+	finals, err := p.gather(ctx, drain)
+	unwatch()
+	watching.Wait()
+	p.publish(true)
+	if interrupted == nil {
+		interrupted = err
+	}
+	one, err := p.result(finals, max(length, 0))
+	if interrupted == nil {
+		interrupted = err
+	}
+	if interrupted != nil && one.Invalid == "" {
+		one.Invalid = interrupted.Error()
+	}
+	p.tell("end", "", "")
+	return one, interrupted
+}
+
+// look gives out each second as it becomes complete, until ctx ends.
+func (p *pass) look(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		asked, cancel := context.WithTimeout(ctx, time.Second)
+		extra := p.site.Extra(asked)
+		cancel()
+		p.mu.Lock()
+		if len(extra) > 0 {
+			p.seconds.extra = maps.Clone(extra)
+		}
+		silent := ""
+		for _, h := range p.hands {
+			if last, ok := p.heard[h.name]; ok && p.frozen[h.name] == 0 && time.Since(last) > SilentLimit {
+				silent = h.name
+			}
+		}
+		p.mu.Unlock()
+		if silent != "" {
+			p.abandon(fmt.Errorf("worker %s: has said nothing for %v", silent, SilentLimit))
+		}
+		p.publish(false)
+	}
+}
+
+// publish gives out the seconds that are complete.
+func (p *pass) publish(all bool) {
+	p.mu.Lock()
+	var names []string
+	for _, h := range p.hands {
+		names = append(names, h.name)
+	}
+	fresh := p.seconds.take(names, all)
+	p.ticks = append(p.ticks, fresh...)
+	p.mu.Unlock()
+	for _, t := range fresh {
+		p.Tick(p.label, t)
+	}
+}
+
+// gather stops all workers and collects their accounts. The second ctx ended
+// with is not looked at here: drain is short then.
+func (p *pass) gather(ctx context.Context, drain time.Duration) (map[*hand]worker.Final, error) {
+	p.sayAll("", worker.Order{Do: "stop", Within: drain})
+	limit, cancel := context.WithTimeout(p.life, drain+accountLimit)
+	defer cancel()
+	if ctx.Err() == nil {
+		// Interrupted while it drains: so much shorter.
+		stop := context.AfterFunc(ctx, func() {
+			p.sayAll("", worker.Order{Do: "stop", Within: interruptDrain})
+		})
+		defer stop()
+	}
+	finals := map[*hand]worker.Final{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var errs []error
+	for _, h := range p.living("") {
+		wg.Go(func() {
+			f, err := h.awaitFinal(limit.Done())
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, err)
+				return
+			}
+			finals[h] = f
+		})
+	}
+	wg.Wait()
+	return finals, errors.Join(errs...)
+}

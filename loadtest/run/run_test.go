@@ -1,0 +1,243 @@
+package run_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/moorage-dev/moorage/check"
+	"github.com/moorage-dev/moorage/loadtest/fault"
+	"github.com/moorage-dev/moorage/loadtest/results"
+	"github.com/moorage-dev/moorage/loadtest/run"
+	"github.com/moorage-dev/moorage/loadtest/scenario"
+	"github.com/moorage-dev/moorage/loadtest/worker"
+)
+
+func seconds(n float64) scenario.Duration { return scenario.Duration(n * float64(time.Second)) }
+
+// config is a run of ten seconds with two workers on a stage.
+func config(s *stage) run.Config {
+	return run.Config{
+		Scenario: scenario.Scenario{
+			Name: "story", Length: seconds(10), Warmup: seconds(1), Drain: seconds(5), Seed: 7,
+			Groups: []scenario.Group{{Name: "g", Kind: scenario.Native, Agents: 2}},
+		},
+		Workers: 1, Start: s.start, Spawn: s.spawn,
+	}
+}
+
+func TestRunGoesInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{t: t}
+		cfg := config(s)
+		cfg.Scenario.Groups = append(cfg.Scenario.Groups, scenario.Group{Name: "old", Kind: scenario.Legacy, Agents: 1})
+		cfg.Scenario.Faults = []scenario.Fault{
+			{At: seconds(3), Do: fault.Kill, To: "gateway-1", For: seconds(1)},
+			{At: seconds(5), Do: fault.CutAgents, To: "agents", With: map[string]string{"share": "0.5"}},
+		}
+		ticks := 0
+		cfg.Tick = func(label string, tick results.Tick) {
+			if ticks++; label != "moorage/0" || tick.At != float64(ticks) {
+				t.Errorf("tick %v of %s, want %d of moorage/0", tick.At, label, ticks)
+			}
+		}
+		began := time.Now()
+		r, err := run.Run(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 12*time.Second {
+			t.Errorf("took %v, want 10 s of load and hardly more", took)
+		}
+		s.wantOrder("start moorage", "plan app", "plan legacy", "connect http://jenkins/", "plan agents-1", "start agents-1",
+			"do kill", "undo kill", "cut agents-1", "stop agents-1", "quit agents-1", "close moorage")
+		s.wantOrder("start agents-1", "fault agents-1", "undo kill", "fault agents-1", "stop agents-1")
+		one := r.Runs[0]
+		if one.Invalid != "" || len(one.Anomalies) > 0 || one.Figures["lost"] != 0 {
+			t.Errorf("not clean: %q %+v", one.Invalid, one.Anomalies)
+		}
+		if ticks < 9 || one.Ticks[4].Sent != [2]uint64{10, 20} || one.Ticks[4].P["down"].Max < 4.9 || one.Ticks[4].Agents != 1 {
+			t.Errorf("%d ticks, the fifth %+v", ticks, one.Ticks[4])
+		}
+		if len(one.Faults) != 2 || one.Faults[0].At != 3 || one.Faults[0].For != 1 || one.Faults[1].Error != "" {
+			t.Errorf("faults: %+v", one.Faults)
+		}
+		if h := one.Latency["down"]; h.Count != 6 || h.P["99"] < 6.9 {
+			t.Errorf("latency down: %+v", h)
+		}
+		if len(one.Recovery) != 1 || one.Recovery[0].Name != fault.Kill || one.Figures["recovery.kill.p50_ms"] < 299 {
+			t.Errorf("recovery: %+v", one.Recovery)
+		}
+		if one.Figures["opens"] != 1 || one.Ended[check.OK] != 1 || r.Machine.Kafka != "a fake" {
+			t.Errorf("opens %v, ended %v, on %q", one.Figures["opens"], one.Ended, r.Machine.Kafka)
+		}
+	})
+}
+
+func TestWhatIsMissingIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{t: t, account: func(p worker.Plan) check.Account {
+			e, side := &check.Entry{Sent: 100, Received: 100, Reason: check.OK}, check.Agent
+			if p.Role == worker.RoleApp {
+				side, e.Received = check.Controller, 97
+			}
+			return check.Account{Side: side, Sessions: map[string]*check.Entry{"g/1/1": e}}
+		}}
+		r, err := run.Run(t.Context(), config(s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if one := r.Runs[0]; one.Figures["lost"] != 3 || len(one.Anomalies) != 1 || one.Anomalies[0].What != "lost" {
+			t.Errorf("lost %v, anomalies %+v", one.Figures["lost"], one.Anomalies)
+		}
+	})
+}
+
+func TestInterruptedRunStillReports(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{t: t}
+		cfg := config(s)
+		cfg.Scenario.Length = seconds(3600)
+		cfg.Scenario.Faults = []scenario.Fault{{At: seconds(2), Do: fault.Freeze, To: "gateway-1", For: seconds(900)}}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		time.AfterFunc(5*time.Second, cancel)
+		r, err := run.Run(ctx, cfg)
+		if !errors.Is(err, run.ErrInterrupted) || r == nil {
+			t.Fatalf("got %v, %v", r, err)
+		}
+		s.wantOrder("do freeze", "undo freeze", "stop agents-1", "close moorage")
+		if one := r.Runs[0]; len(one.Ticks) < 3 || one.Invalid == "" || one.Length > 6*time.Second {
+			t.Errorf("%d ticks in %v, invalid %q", len(one.Ticks), one.Length, one.Invalid)
+		}
+	})
+}
+
+func TestLostWorkerEndsTheRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{t: t, dies: "agents-1"}
+		r, err := run.Run(t.Context(), config(s))
+		if err == nil || !strings.Contains(err.Error(), "worker agents-1: no strength left") {
+			t.Fatalf("got %v", err)
+		}
+		s.wantOrder("end agents-1", "stop app", "close moorage")
+		if len(r.Runs) != 1 || r.Runs[0].Invalid == "" {
+			t.Errorf("a run that lost a worker is not invalid: %+v", r.Runs)
+		}
+	})
+}
+
+func TestWorkerThatKnowsNoEndIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{t: t, deaf: "app"}
+		began := time.Now()
+		_, err := run.Run(t.Context(), config(s))
+		if err == nil || !strings.Contains(err.Error(), "worker app: gave no account in time") {
+			t.Fatalf("got %v", err)
+		}
+		if took := time.Since(began); took > time.Minute {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+func TestSlowGeneratorMakesItInvalid(t *testing.T) {
+	for what, slow := range map[string]func(*worker.Tick){
+		"behind its own schedule": func(t *worker.Tick) { t.Lag = 40 * time.Millisecond },
+		"of its":                  func(t *worker.Tick) { t.CPU = 1000 },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &stage{t: t, tick: func(name string, tick *worker.Tick) {
+				if name == "agents-1" {
+					slow(tick)
+				}
+			}}
+			r, err := run.Run(t.Context(), config(s))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := r.Runs[0].Invalid; !strings.Contains(got, what) || !strings.Contains(got, "agents-1") {
+				t.Errorf("invalid: %q, want %q", got, what)
+			}
+		})
+	}
+}
+
+// TestKilledApplicationComesBack: what only agents know then is held to what
+// they were told.
+func TestKilledApplicationComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{t: t, account: func(p worker.Plan) check.Account {
+			second := &check.Entry{Sent: 100, Received: 100, Reason: check.OK, Over: time.Now()}
+			if p.Role == worker.RoleApp {
+				return check.Account{Side: check.Controller, Sessions: map[string]*check.Entry{"g/1/2": second}}
+			}
+			return check.Account{Side: check.Agent, Sessions: map[string]*check.Entry{
+				"g/0/1": {Sent: 9, Received: 4, Reason: check.OK, Over: time.Now().Add(-8 * time.Second)},
+				"g/1/1": {Sent: 50, Received: 40, Reason: "CONTROLLER_GONE", Over: time.Now().Add(-5 * time.Second)},
+				"g/1/2": second,
+			}}
+		}}
+		cfg := config(s)
+		cfg.Scenario.Faults = []scenario.Fault{{At: seconds(3), Do: fault.Kill, To: "app", For: seconds(1)}}
+		r, err := run.Run(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.wantOrder("start app", "end app", "plan app", "start app", "stop app")
+		if one := r.Runs[0]; len(one.Anomalies) > 0 || one.Faults[0].Error != "" {
+			t.Errorf("anomalies %+v, faults %+v", one.Anomalies, one.Faults)
+		}
+	})
+}
+
+func TestFrozenAgentsGoOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{t: t}
+		cfg := config(s)
+		cfg.Scenario.Faults = []scenario.Fault{{At: seconds(3), Do: fault.Freeze, To: "agents", For: seconds(2)}}
+		if _, err := run.Run(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		s.wantOrder("freeze agents-1 true", "freeze agents-1 false", "stop agents-1")
+	})
+}
+
+func TestBaselinesAlternate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{t: t}
+		cfg := config(s)
+		cfg.Baselines, cfg.Pairs = []string{"relay", "tcp"}, 2
+		cfg.Scenario.Faults = []scenario.Fault{{At: seconds(3), Do: fault.Kill, To: "gateway-1"}}
+		r, err := run.Run(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.wantOrder("start moorage", "close moorage", "start relay", "close relay", "start tcp", "dial [app:1]", "close tcp",
+			"start moorage", "start relay", "start tcp")
+		if len(r.Runs) != 6 || r.Runs[5].System != "tcp" || r.Runs[5].Pair != 1 {
+			t.Fatalf("%d runs", len(r.Runs))
+		}
+		for _, one := range r.Runs {
+			if want := one.System == "moorage"; (len(one.Faults) == 1) != want {
+				t.Errorf("%s had faults: %v", one.System, one.Faults)
+			}
+		}
+	})
+}
+
+func TestTooManyAgentsForTheFiles(t *testing.T) {
+	s := &stage{t: t}
+	cfg := config(s)
+	cfg.Scenario.Groups[0].Agents = 50_000_000
+	_, err := run.Run(t.Context(), cfg)
+	if err == nil || !strings.Contains(err.Error(), "--workers") || !strings.Contains(err.Error(), "ulimit -n") {
+		t.Fatalf("got %v", err)
+	}
+	if len(s.noted()) > 0 {
+		t.Errorf("something started: %q", s.noted())
+	}
+}
