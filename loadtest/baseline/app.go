@@ -8,15 +8,9 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/moorage-dev/moorage/loadtest/baseline/flow"
 	"github.com/moorage-dev/moorage/proto/envelope"
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
-)
-
-// How far behind the application's word of what it took may be: as throttled
-// as moorage's, by bytes and by time.
-const (
-	deliveredEvery = 256 << 10
-	deliveredAfter = time.Second
 )
 
 // AppConfig says what RunApp reads.
@@ -59,7 +53,7 @@ type session struct {
 func (a *app) serve(ctx context.Context, group *errgroup.Group, p int32, pc sarama.PartitionConsumer) error {
 	sessions := map[envelope.SessionID]*session{}
 	owing := map[*session]bool{}
-	tick := time.NewTicker(deliveredAfter)
+	tick := time.NewTicker(flow.DeliveredAfter)
 	defer tick.Stop()
 	defer func() {
 		for _, s := range sessions {
@@ -90,7 +84,7 @@ func (a *app) serve(ctx context.Context, group *errgroup.Group, p int32, pc sara
 				continue
 			}
 			a.take(s, f)
-			if s.owed >= deliveredEvery {
+			if s.owed >= flow.DeliveredEvery {
 				a.tell(s)
 			} else if s.owed > 0 {
 				owing[s] = true

@@ -28,6 +28,7 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/rcrowley/go-metrics"
 
+	"github.com/moorage-dev/moorage/loadtest/baseline/flow"
 	"github.com/moorage-dev/moorage/proto/envelope"
 )
 
@@ -35,10 +36,10 @@ import (
 const Partitions = 16
 
 // Window is how many bytes either side may have sent and not yet delivered.
-const Window = 1 << 20
+const Window = flow.Window
 
 // MaxFrame is the largest payload in bytes.
-const MaxFrame = 64 << 10
+const MaxFrame = flow.MaxFrame
 
 // Topics are relay's two topics. A Prefix of their own keeps two runs on one
 // broker apart.

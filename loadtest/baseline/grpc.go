@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/moorage-dev/moorage/loadtest/baseline/flow"
 	"github.com/moorage-dev/moorage/loadtest/worker"
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 )
@@ -50,7 +51,7 @@ type grpcSession struct {
 
 // Send hands the message to the stream. A ctx that ends before ends the session.
 func (s *grpcSession) Send(ctx context.Context, payload []byte) error {
-	stop := context.AfterFunc(ctx, func() { s.end(Cancelled) })
+	stop := context.AfterFunc(ctx, func() { s.end(flow.Cancelled) })
 	s.frame.Kind, s.frame.Payload = linkv1.FrameKind_FRAME_KIND_DATA, payload
 	s.frame.Seq++
 	err := s.stream.send(&s.frame)
@@ -70,7 +71,7 @@ func (s *grpcSession) Receive(ctx context.Context) ([]byte, error) {
 	if got {
 		return nil, io.EOF
 	}
-	stop := context.AfterFunc(ctx, func() { s.end(Cancelled) })
+	stop := context.AfterFunc(ctx, func() { s.end(flow.Cancelled) })
 	f, err := s.stream.receive()
 	stop()
 	if err != nil {
@@ -99,7 +100,7 @@ func (s *grpcSession) half(which *bool) {
 	defer s.mu.Unlock()
 	*which = true
 	if s.sent && s.got && s.reason == "" {
-		s.reason = Closed
+		s.reason = flow.Closed
 		close(s.done)
 	}
 }
@@ -116,12 +117,15 @@ func (s *grpcSession) end(reason string) {
 	s.forget()
 }
 
+// Kill ends the session without a word.
+func (s *grpcSession) Kill() { s.end(flow.Cut) }
+
 // failed ends the session for an error of its stream, and says why it is over.
 func (s *grpcSession) failed() error {
-	s.end(Lost)
+	s.end(flow.Lost)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return ended(s.reason)
+	return flow.Ended(s.reason)
 }
 
 func (s *grpcSession) Close() error {
@@ -131,7 +135,7 @@ func (s *grpcSession) Close() error {
 	if orderly {
 		s.last()
 	}
-	s.end(Closed)
+	s.end(flow.Closed)
 	return nil
 }
 
@@ -203,7 +207,7 @@ func (a *grpcAgents) Open(ctx context.Context, key, _ string) (worker.Session, e
 
 func (a *grpcAgents) Cut(keep func(string) bool) {
 	for _, s := range a.roll.all(keep) {
-		s.end(Cut)
+		s.end(flow.Cut)
 	}
 }
 
@@ -295,7 +299,7 @@ func (a *grpcApplication) Attach(stream grpc.BidiStreamingServer[linkv1.AttachRe
 	select {
 	case <-s.done:
 	case <-stream.Context().Done():
-		s.end(Lost)
+		s.end(flow.Lost)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

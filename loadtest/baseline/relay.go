@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/moorage-dev/moorage/loadtest/baseline/flow"
 	"github.com/moorage-dev/moorage/loadtest/worker"
 	"github.com/moorage-dev/moorage/proto/envelope"
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
@@ -59,13 +60,13 @@ const silence = 5
 
 // beat says what each agent took, a second after at the latest, and that it is there.
 func (a *relayAgents) beat() {
-	tick := time.NewTicker(deliveredAfter)
+	tick := time.NewTicker(flow.DeliveredAfter)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
 			for _, s := range a.roll.all(nil) {
-				s.tell(silence)
+				s.Tell(silence)
 			}
 		case <-a.stop:
 			return
@@ -75,7 +76,7 @@ func (a *relayAgents) beat() {
 
 // A relaySession is an agent's end.
 type relaySession struct {
-	*flow
+	*flow.Session
 	conn   *connection
 	stream grpc.BidiStreamingClient[linkv1.AttachRequest, linkv1.AttachResponse]
 	gone   chan struct{} // closed when the receiving half has ended
@@ -97,11 +98,8 @@ func (a *relayAgents) Open(ctx context.Context, key, kind string) (worker.Sessio
 		conn.cut()
 		return nil, fmt.Errorf("baseline: relay: %w", err)
 	}
-	s := &relaySession{
-		flow: newFlow(int(welcome.UpWindow)), conn: conn, stream: stream, gone: make(chan struct{}),
-		forget: func() { a.roll.remove(key) },
-	}
-	s.out = s.push
+	s := &relaySession{conn: conn, stream: stream, gone: make(chan struct{}), forget: func() { a.roll.remove(key) }}
+	s.Session = flow.New(int(welcome.UpWindow), s.push, nil)
 	if !a.roll.add(key, s) {
 		conn.cut()
 		return nil, errClosed
@@ -109,10 +107,10 @@ func (a *relayAgents) Open(ctx context.Context, key, kind string) (worker.Sessio
 	go s.receive() // until the connection is cut, for which end and Close wait
 	open, err := proto.Marshal(&linkv1.Open{Kind: linkv1.ServiceKind_SERVICE_KIND_NATIVE, Agent: key, DownWindow: Window})
 	if err == nil {
-		err = s.send(linkv1.FrameKind_FRAME_KIND_OPEN, open)
+		err = s.Push(linkv1.FrameKind_FRAME_KIND_OPEN, open)
 	}
 	if err != nil {
-		s.end(Lost)
+		s.end(flow.Lost)
 		return nil, fmt.Errorf("baseline: relay: %w", err)
 	}
 	return s, nil
@@ -131,40 +129,42 @@ func (s *relaySession) receive() {
 	for {
 		m, err := s.stream.Recv()
 		if err != nil {
-			s.flow.end(Lost)
+			s.Session.End(flow.Lost)
 			return
 		}
 		if f := m.GetFrame(); f != nil {
-			s.take(f)
+			s.Take(f)
 		}
 	}
 }
 
 // end breaks the connection without a word.
 func (s *relaySession) end(reason string) {
-	s.flow.end(reason)
+	s.Session.End(reason)
 	s.conn.cut()
 	<-s.gone
 	s.forget()
 }
 
+// Kill ends the session without a word.
+func (s *relaySession) Kill() { s.end(flow.Cut) }
+
 // Close ends the session, and waits until the gateway has all that was sent.
 func (s *relaySession) Close() error {
 	limit := time.AfterFunc(closeWait, s.conn.stop)
 	defer limit.Stop()
-	err := s.flow.Close()
-	s.sending.Lock()
+	err := s.Session.Close()
+	s.Settle()
 	if s.stream.CloseSend() == nil {
 		<-s.gone // the gateway has read our end, or the limit has passed
 	}
-	s.sending.Unlock()
-	s.end(Closed)
+	s.end(flow.Closed)
 	return err
 }
 
 func (a *relayAgents) Cut(keep func(string) bool) {
 	for _, s := range a.roll.all(keep) {
-		s.end(Cut)
+		s.end(flow.Cut)
 	}
 }
 
@@ -188,7 +188,7 @@ func (relayTransport) Application(ctx context.Context, p *worker.Plan) (worker.A
 		return nil, err
 	}
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
-	a := &relayApplication{door: newDoor(), side: side, stop: stop, sessions: map[envelope.SessionID]*flow{}}
+	a := &relayApplication{door: newDoor(), side: side, stop: stop, sessions: map[envelope.SessionID]*flow.Session{}}
 	ready := make(chan struct{})
 	a.wg.Go(func() {
 		err := side.run(life, func() { close(ready) }, a.serve)
@@ -197,7 +197,7 @@ func (relayTransport) Application(ctx context.Context, p *worker.Plan) (worker.A
 		}
 		a.close(err)
 		for _, s := range a.all() {
-			s.end(Closed)
+			s.End(flow.Closed)
 		}
 	})
 	a.wg.Go(func() { a.tell(life) })
@@ -226,10 +226,10 @@ type relayApplication struct {
 	wg   sync.WaitGroup
 
 	mu       sync.RWMutex // guards the following
-	sessions map[envelope.SessionID]*flow
+	sessions map[envelope.SessionID]*flow.Session
 }
 
-func (a *relayApplication) all() []*flow {
+func (a *relayApplication) all() []*flow.Session {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	return slices.Collect(maps.Values(a.sessions))
@@ -237,13 +237,13 @@ func (a *relayApplication) all() []*flow {
 
 // tell says what each session took, a second after at the latest.
 func (a *relayApplication) tell(ctx context.Context) {
-	tick := time.NewTicker(deliveredAfter)
+	tick := time.NewTicker(flow.DeliveredAfter)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
 			for _, s := range a.all() {
-				s.tell(0)
+				s.Tell(0)
 			}
 		case <-ctx.Done():
 			return
@@ -282,7 +282,7 @@ func (a *relayApplication) serve(_ context.Context, group *errgroup.Group, p int
 		s := a.sessions[id]
 		a.mu.RUnlock()
 		if s != nil {
-			s.take(f)
+			s.Take(f)
 		}
 	}
 	return nil
@@ -297,21 +297,19 @@ func (a *relayApplication) open(id envelope.SessionID, p int32, f *linkv1.Frame)
 	if window == 0 {
 		window = Window
 	}
-	s := newFlow(window)
-	s.out = func(f *linkv1.Frame) error {
+	s := flow.New(window, func(f *linkv1.Frame) error {
 		a.side.produce(p, id, f)
 		return nil
-	}
-	s.forget = func() {
+	}, func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		delete(a.sessions, id)
-	}
+	})
 	a.mu.Lock()
 	a.sessions[id] = s
 	a.mu.Unlock()
-	s.take(f)
-	if err := s.send(linkv1.FrameKind_FRAME_KIND_ACCEPT, nil); err != nil {
+	s.Take(f)
+	if err := s.Push(linkv1.FrameKind_FRAME_KIND_ACCEPT, nil); err != nil {
 		return err
 	}
 	a.enter(open.Agent, s) // false: it is closing, and so are all sessions

@@ -1,6 +1,10 @@
 package baseline
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/moorage-dev/moorage/loadtest/baseline/flow"
+)
 
 // A roll is the sessions of one process, by key.
 type roll[S interface{ end(reason string) }] struct {
@@ -48,6 +52,6 @@ func (r *roll[S]) close() {
 	r.closed = true
 	r.mu.Unlock()
 	for _, s := range r.all(nil) {
-		s.end(Closed)
+		s.end(flow.Closed)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/moorage-dev/moorage/loadtest/baseline/flow"
 	"github.com/moorage-dev/moorage/loadtest/worker"
 )
 
@@ -50,7 +51,7 @@ func (a *tcpAgents) Open(ctx context.Context, key, _ string) (worker.Session, er
 	}
 	s := newTCPSession(conn)
 	s.forget = func() { a.roll.remove(key) }
-	stop := context.AfterFunc(ctx, func() { s.end(Cancelled) })
+	stop := context.AfterFunc(ctx, func() { s.end(flow.Cancelled) })
 	defer stop()
 	if err := s.write([]byte(key)); err != nil {
 		return nil, s.failed(err)
@@ -59,7 +60,7 @@ func (a *tcpAgents) Open(ctx context.Context, key, _ string) (worker.Session, er
 		return nil, s.failed(err)
 	}
 	if !a.roll.add(key, s) {
-		s.end(Closed)
+		s.end(flow.Closed)
 		return nil, errClosed
 	}
 	return s, nil
@@ -67,7 +68,7 @@ func (a *tcpAgents) Open(ctx context.Context, key, _ string) (worker.Session, er
 
 func (a *tcpAgents) Cut(keep func(string) bool) {
 	for _, s := range a.roll.all(keep) {
-		s.end(Cut)
+		s.end(flow.Cut)
 	}
 }
 
@@ -113,23 +114,23 @@ func (a *tcpApplication) greet(s *tcpSession) {
 	_ = s.conn.SetDeadline(time.Now().Add(helloWait))
 	hello, err := s.read()
 	if err != nil || len(hello) > maxKey {
-		s.end(Lost)
+		s.end(flow.Lost)
 		return
 	}
 	key := string(hello)
 	s.forget = func() { a.roll.remove(key) }
 	if !a.roll.add(key, s) {
 		s.forget = nil // it is another's key
-		s.end(Closed)
+		s.end(flow.Closed)
 		return
 	}
 	if _, err := s.conn.Write([]byte{1}); err != nil {
-		s.end(Lost)
+		s.end(flow.Lost)
 		return
 	}
 	_ = s.conn.SetDeadline(time.Time{}) // on a connection in use: it fails only when that is over
 	if !a.enter(key, s) {
-		s.end(Closed)
+		s.end(flow.Closed)
 	}
 }
 
@@ -166,7 +167,7 @@ func (s *tcpSession) Send(ctx context.Context, payload []byte) error {
 	if len(payload) > maxMessage {
 		return fmt.Errorf("baseline: tcp: a message of %d bytes: at most %d", len(payload), maxMessage)
 	}
-	stop := context.AfterFunc(ctx, func() { s.end(Cancelled) })
+	stop := context.AfterFunc(ctx, func() { s.end(flow.Cancelled) })
 	err := s.write(payload)
 	stop()
 	if err != nil {
@@ -184,7 +185,7 @@ func (s *tcpSession) write(payload []byte) error {
 
 // Receive reads the next message. A ctx that ends before ends the session.
 func (s *tcpSession) Receive(ctx context.Context) ([]byte, error) {
-	stop := context.AfterFunc(ctx, func() { s.end(Cancelled) })
+	stop := context.AfterFunc(ctx, func() { s.end(flow.Cancelled) })
 	m, err := s.read()
 	stop()
 	switch {
@@ -194,7 +195,7 @@ func (s *tcpSession) Receive(ctx context.Context) ([]byte, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.reason != "" {
-			return nil, ended(s.reason)
+			return nil, flow.Ended(s.reason)
 		}
 		s.got = true
 		return nil, io.EOF
@@ -232,10 +233,10 @@ func (s *tcpSession) read() ([]byte, error) {
 
 // failed ends the session for an error of its connection, and says why it is over.
 func (s *tcpSession) failed(error) error {
-	s.end(Lost)
+	s.end(flow.Lost)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return ended(s.reason)
+	return flow.Ended(s.reason)
 }
 
 // end breaks the connection without a word, unless it is over already.
@@ -258,11 +259,14 @@ func (s *tcpSession) end(reason string) {
 	}
 }
 
+// Kill ends the session without a word.
+func (s *tcpSession) Kill() { s.end(flow.Cut) }
+
 func (s *tcpSession) CloseSend() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.reason != "" {
-		return ended(s.reason)
+		return flow.Ended(s.reason)
 	}
 	s.sent = true
 	if tcp, ok := s.conn.(interface{ CloseWrite() error }); ok {
@@ -275,11 +279,11 @@ func (s *tcpSession) Close() error {
 	s.mu.Lock()
 	orderly := s.sent && s.got && s.reason == ""
 	if orderly {
-		s.reason = Closed
+		s.reason = flow.Closed
 	}
 	s.mu.Unlock()
 	if !orderly {
-		s.end(Closed)
+		s.end(flow.Closed)
 		return nil
 	}
 	if s.forget != nil {

@@ -45,18 +45,6 @@ func Acks(system string) string {
 	return ""
 }
 
-// Reasons with which a baseline's session ends otherwise than in order.
-const (
-	Cut       = "CUT"       // this process broke the connection, as it was told to
-	Lost      = "LOST"      // the connection broke, or the far process is gone
-	Closed    = "CLOSED"    // one end closed before all was sent and received
-	Cancelled = "CANCELLED" // the context of a Send or Receive ended: a message may be half sent
-	Overrun   = "OVERRUN"   // the far end sent more than the window
-	Gap       = "GAP"       // relay alone: a frame is missing
-)
-
-func ended(reason string) error { return &worker.EndedError{Reason: reason} }
-
 var errClosed = errors.New("baseline: closed")
 
 // A dialer dials addresses in turn, from sources in turn.
