@@ -62,6 +62,7 @@ func (r *readiness) tryRead(fd uintptr) bool {
 		}
 	}
 	if r.err == nil {
+		ackNow(fd)
 		return true
 	}
 	buffers.Put(r.buf)
