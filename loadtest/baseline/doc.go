@@ -48,7 +48,7 @@ type Topics struct {
 	Prefix  string // zero: "relay."
 
 	Partitions  int32 // of both, where Create makes them; 0: 16
-	Replication int16 // so too; 0: 1. From 3 on, two must have a record, as of moorage's
+	Replication int16 // so too; 0: 3 where there are as many brokers, else 1. From 3 on, two must have a record, as of moorage's
 }
 
 func (t Topics) up() string   { return t.prefix() + "up" }
@@ -61,22 +61,36 @@ func (t Topics) prefix() string {
 	return t.Prefix
 }
 
-// Create makes both topics; what exists stays.
+// Create makes both topics. What exists stays, but for partitions that are missing.
 func (t Topics) Create(context.Context) error {
 	admin, err := sarama.NewClusterAdmin(t.Brokers, config())
 	if err != nil {
 		return fmt.Errorf("baseline: %w", err)
 	}
 	defer admin.Close()
-	detail := &sarama.TopicDetail{NumPartitions: t.Partitions, ReplicationFactor: max(t.Replication, 1)}
-	if detail.NumPartitions == 0 {
+	detail := &sarama.TopicDetail{NumPartitions: t.Partitions, ReplicationFactor: t.Replication}
+	if t.Partitions == 0 {
 		detail.NumPartitions = Partitions
 	}
-	if t.Replication >= 3 {
+	if t.Replication == 0 {
+		brokers, _, err := admin.DescribeCluster()
+		if err != nil {
+			return fmt.Errorf("baseline: %w", err)
+		}
+		if detail.ReplicationFactor = 1; len(brokers) >= 3 {
+			detail.ReplicationFactor = 3
+		}
+	}
+	if detail.ReplicationFactor >= 3 {
 		detail.ConfigEntries = map[string]*string{"min.insync.replicas": new("2")}
 	}
 	for _, name := range []string{t.up(), t.down()} {
 		err := admin.CreateTopic(name, detail, false)
+		if errors.Is(err, sarama.ErrTopicAlreadyExists) && t.Partitions > 0 {
+			if err = admin.CreatePartitions(name, t.Partitions, nil, false); errors.Is(err, sarama.ErrInvalidPartitions) {
+				err = nil // there are as many, or more
+			}
+		}
 		if err != nil && !errors.Is(err, sarama.ErrTopicAlreadyExists) {
 			return fmt.Errorf("baseline: topic %s: %w", name, err)
 		}

@@ -142,7 +142,7 @@ func (s *grpcSession) Close() error {
 type grpcTransport struct{}
 
 func (grpcTransport) Agents(_ context.Context, p *worker.Plan) (worker.Agents, error) {
-	d, err := newDialer(p, p.App)
+	d, err := newDialer(p, direct(p)...)
 	if err != nil {
 		return nil, err
 	}
@@ -217,9 +217,9 @@ func (a *grpcAgents) Close() error {
 }
 
 func (grpcTransport) Application(ctx context.Context, p *worker.Plan) (worker.Application, error) {
-	lis, err := new(net.ListenConfig).Listen(ctx, "tcp", p.App)
+	lis, err := listen(ctx, p)
 	if err != nil {
-		return nil, fmt.Errorf("baseline: grpc: %w", err)
+		return nil, err
 	}
 	a := &grpcApplication{door: newDoor(), lis: lis, server: grpc.NewServer(serverOptions()...)}
 	linkv1.RegisterLinkServiceServer(a.server, a)

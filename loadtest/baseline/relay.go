@@ -1,6 +1,7 @@
 package baseline
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -176,10 +177,7 @@ func (a *relayAgents) Close() error {
 }
 
 func (relayTransport) Application(ctx context.Context, p *worker.Plan) (worker.Application, error) {
-	topics := Topics{
-		Brokers: p.Kafka, Prefix: p.Prefix,
-		Partitions: int32(p.Scenario.Local.Partitions), Replication: replication(p),
-	}
+	topics := Topics{Brokers: p.Kafka, Prefix: TopicPrefix(p), Partitions: int32(p.Scenario.Local.Partitions)}
 	if err := topics.Create(ctx); err != nil {
 		return nil, err
 	}
@@ -211,12 +209,10 @@ func (relayTransport) Application(ctx context.Context, p *worker.Plan) (worker.A
 	}
 }
 
-// replication is moorage's own choice: three replicas where there are three brokers.
-func replication(p *worker.Plan) int16 {
-	if len(p.Kafka) >= 3 {
-		return 3
-	}
-	return 1
+// TopicPrefix is what the names of a run's topics begin with: below the
+// deployment's own prefix, the run's name.
+func TopicPrefix(p *worker.Plan) string {
+	return cmp.Or(p.Prefix, "moorage.") + p.Run + "."
 }
 
 type relayApplication struct {

@@ -29,7 +29,7 @@ const (
 type tcpTransport struct{}
 
 func (tcpTransport) Agents(_ context.Context, p *worker.Plan) (worker.Agents, error) {
-	d, err := newDialer(p, p.App)
+	d, err := newDialer(p, direct(p)...)
 	if err != nil {
 		return nil, err
 	}
@@ -78,9 +78,9 @@ func (a *tcpAgents) Close() error {
 }
 
 func (tcpTransport) Application(ctx context.Context, p *worker.Plan) (worker.Application, error) {
-	lis, err := new(net.ListenConfig).Listen(ctx, "tcp", p.App)
+	lis, err := listen(ctx, p)
 	if err != nil {
-		return nil, fmt.Errorf("baseline: tcp: %w", err)
+		return nil, err
 	}
 	a := &tcpApplication{door: newDoor(), lis: lis}
 	a.wg.Go(a.listen)

@@ -1,6 +1,7 @@
 package baseline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,6 +77,23 @@ func (d *dialer) dial(ctx context.Context) (net.Conn, error) {
 		from.LocalAddr = &net.TCPAddr{IP: ip}
 	}
 	return from.DialContext(ctx, "tcp", d.to[n%uint64(len(d.to))])
+}
+
+// listen opens the application's address; "" is any of the loopback's.
+func listen(ctx context.Context, p *worker.Plan) (net.Listener, error) {
+	lis, err := new(net.ListenConfig).Listen(ctx, "tcp", cmp.Or(p.App, "127.0.0.1:0"))
+	if err != nil {
+		return nil, fmt.Errorf("baseline: %s: %w", p.Transport, err)
+	}
+	return lis, nil
+}
+
+// direct is where agents without a gateway dial: the application.
+func direct(p *worker.Plan) []string {
+	if p.App != "" {
+		return []string{p.App}
+	}
+	return p.Gateways
 }
 
 // openLimit bounds the opening of a session.

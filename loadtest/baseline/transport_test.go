@@ -12,15 +12,15 @@ import (
 	"github.com/moorage-dev/moorage/loadtest/worker"
 )
 
-func direct(name string) func(*testing.T) *worker.Plan {
+func plan(name string) func(*testing.T) *worker.Plan {
 	return func(*testing.T) *worker.Plan {
-		return &worker.Plan{Transport: name, Run: "test", App: "127.0.0.1:0", Sources: []string{"127.0.0.2", "127.0.0.3"}}
+		return &worker.Plan{Transport: name, Run: "test", Sources: []string{"127.0.0.2", "127.0.0.3"}}
 	}
 }
 
-func TestTCP(t *testing.T) { transporttest.Run(t, tcpTransport{}, direct(TCP)) }
+func TestTCP(t *testing.T) { transporttest.Run(t, tcpTransport{}, plan(TCP)) }
 
-func TestGRPC(t *testing.T) { transporttest.Run(t, grpcTransport{}, direct(GRPC)) }
+func TestGRPC(t *testing.T) { transporttest.Run(t, grpcTransport{}, plan(GRPC)) }
 
 func TestRelay(t *testing.T) {
 	transporttest.Run(t, relayTransport{}, func(t *testing.T) *worker.Plan { return startRelay(t, 2) })
@@ -34,7 +34,7 @@ func startRelay(t testing.TB, gateways int) *worker.Plan {
 		t.Fatal(err)
 	}
 	t.Cleanup(embedded.Close)
-	p := &worker.Plan{Transport: Relay, Run: "test", Kafka: embedded.Addrs(), Prefix: "test.relay."}
+	p := &worker.Plan{Transport: Relay, Run: "test", Kafka: embedded.Addrs(), Prefix: "relay."}
 	p.Scenario.Local.Partitions = 4
 	for range gateways {
 		lis, err := net.Listen("tcp", "127.0.0.1:0")
@@ -45,7 +45,7 @@ func startRelay(t testing.TB, gateways int) *worker.Plan {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		go func() {
-			done <- RunGateway(ctx, GatewayConfig{Topics: Topics{Brokers: p.Kafka, Prefix: p.Prefix}, Listen: lis, Options: serverOptions()})
+			done <- RunGateway(ctx, GatewayConfig{Topics: Topics{Brokers: p.Kafka, Prefix: TopicPrefix(p)}, Listen: lis, Options: serverOptions()})
 		}()
 		t.Cleanup(func() {
 			cancel()
