@@ -1,0 +1,95 @@
+package site
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/prometheus/procfs"
+)
+
+// The legs, as faults name them.
+const (
+	legAgents = "agent-gateway"
+	legKafka  = "gateway-kafka"
+	legApp    = "app-kafka"
+)
+
+// kafkaOrigin tells who has come to a broker's proxy. All are told the same
+// address, so it looks for the process that holds the other end; who is no
+// gateway is the application's.
+func (s *site) kafkaOrigin(conn net.Conn, number int) origin {
+	o := origin{leg: legApp, broker: number}
+	from, ok := conn.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return o
+	}
+	if s.net != nil {
+		for _, g := range s.gateways {
+			if from.IP.String() == g.host.address {
+				o.leg, o.gateway = legKafka, g.number
+			}
+		}
+		return o
+	}
+	inode := socketOf(from)
+	if inode == 0 {
+		return o
+	}
+	target := "socket:[" + strconv.FormatUint(inode, 10) + "]"
+	for _, g := range s.gateways {
+		if holds(g.pid(), target) {
+			o.leg, o.gateway = legKafka, g.number
+			return o
+		}
+	}
+	return o
+}
+
+// socketOf finds a local IPv4 socket by its address, 0 if it has gone.
+func socketOf(addr *net.TCPAddr) uint64 {
+	ip := addr.IP.To4()
+	f, err := os.Open("/proc/net/tcp")
+	if ip == nil || err != nil {
+		return 0
+	}
+	defer f.Close()
+	// The kernel writes the address as a number of the machine's own order.
+	want := fmt.Sprintf("%08X:%04X", binary.NativeEndian.Uint32(ip), addr.Port)
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		if field := strings.Fields(lines.Text()); len(field) > 9 && field[1] == want {
+			inode, err := strconv.ParseUint(field[9], 10, 64)
+			if err != nil {
+				return 0
+			}
+			return inode
+		}
+	}
+	return 0
+}
+
+// holds tells whether a process has a file open.
+func holds(pid int, target string) bool {
+	if pid == 0 {
+		return false
+	}
+	p, err := procfs.NewProc(pid)
+	if err != nil {
+		return false
+	}
+	targets, err := p.FileDescriptorTargets()
+	if err != nil {
+		return false
+	}
+	for _, t := range targets {
+		if strings.HasPrefix(t, target) {
+			return true
+		}
+	}
+	return false
+}
