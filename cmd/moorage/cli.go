@@ -17,6 +17,7 @@ type cli struct {
 	Send       sendCmd       `cmd:"" help:"Send messages to a controller by hand, as an agent."`
 	Tail       tailCmd       `cmd:"" help:"Be a controller by hand, and print what agents send."`
 	Demo       demoCmd       `cmd:"" help:"See it work: everything in one process, with faults, and a verdict."`
+	Loadtest   loadtestCmd   `cmd:"" help:"Measure how many agents it carries, how fast, and that nothing is lost while things break."`
 	Broker     brokerCmd     `cmd:"" help:"Be a Kafka broker in memory, for trying things out."`
 	Topics     topicsCmd     `cmd:"" help:"Create, check and list the topics of controllers."`
 	Sessions   sessionsCmd   `cmd:"" help:"List, show and end sessions."`
@@ -24,6 +25,9 @@ type cli struct {
 	Token      tokenCmd      `cmd:"" help:"Make the token that proves an agent's name."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
 	Completion completionCmd `cmd:"" help:"Print how to switch on tab completion in your shell."`
+
+	LoadtestWorker loadtestWorkerCmd `cmd:"" hidden:"" help:"Make a load test's load."`
+	LoadtestRelay  loadtestRelayCmd  `cmd:"" hidden:"" help:"Be what moorage is compared with."`
 }
 
 const description = `Keeps build agents attached to their controllers while the network, a gateway or a Kafka broker between them fails.

@@ -21,6 +21,7 @@ type limits struct {
 // strain is what one worker's seconds were like.
 type strain struct {
 	seconds, late, busy int
+	behind              time.Duration // the lags of late seconds, together
 	worst               time.Duration
 }
 
@@ -41,6 +42,7 @@ func (l *limits) add(name string, t worker.Tick) {
 	s.seconds++
 	if t.Lag > LagLimit {
 		s.late++
+		s.behind += t.Lag
 	}
 	if t.CPU > BusyLimit*l.share {
 		s.busy++
@@ -52,12 +54,11 @@ func (l *limits) add(name string, t worker.Tick) {
 func (l *limits) verdict() string {
 	for _, name := range slices.Sorted(maps.Keys(l.seen)) {
 		s := l.seen[name]
-		bound := LimitShare * float64(s.seconds)
 		switch {
-		case float64(s.late) > bound:
-			return fmt.Sprintf("the generator was the limit: %s was more than %v behind its own schedule in %d of %d seconds (at worst %v); give it more processors, or less to do",
+		case s.late >= LimitFloor && s.behind.Seconds() > LateShare*float64(s.seconds):
+			return fmt.Sprintf("the generator was the limit: %s was behind its own schedule by more than %v in %d of %d seconds, at worst by %v; give it more processors, or less to do",
 				name, LagLimit, s.late, s.seconds, s.worst.Round(time.Millisecond))
-		case float64(s.busy) > bound:
+		case s.busy >= LimitFloor && float64(s.busy) > BusyShare*float64(s.seconds):
 			return fmt.Sprintf("the generator was the limit: %s used more than %.1f of its %.2g processors in %d of %d seconds; give it more, spread it with --workers, or give it less to do",
 				name, BusyLimit*l.share, l.share, s.busy, s.seconds)
 		}

@@ -1,12 +1,14 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,7 +35,7 @@ type pass struct {
 	label  string // for events: moorage/0
 	name   string // unique
 	log    *slog.Logger
-	plan   []planned
+	plan   []fault.Planned
 
 	life  context.Context // of all processes; ends with the pass
 	site  site.Site
@@ -220,7 +222,7 @@ func (p *pass) startWorker(ctx context.Context, name string, plan worker.Plan) (
 	if err != nil {
 		return nil, ready, err
 	}
-	p.site.Track(name, cmp0(h.child.PID, ready.PID))
+	p.site.Track(name, cmp.Or(h.child.PID, ready.PID))
 	p.tell("process", name, "ready")
 	go func() {
 		<-h.done
@@ -229,13 +231,6 @@ func (p *pass) startWorker(ctx context.Context, name string, plan worker.Plan) (
 		}
 	}()
 	return h, ready, nil
-}
-
-func cmp0(a, b int) int {
-	if a != 0 {
-		return a
-	}
-	return b
 }
 
 // abandon ends the pass: it has lost a worker.
@@ -350,7 +345,7 @@ func (p *pass) measure(ctx context.Context) (*results.Run, error) {
 	if interrupted == nil {
 		interrupted = err
 	}
-	if interrupted != nil && one.Invalid == "" {
+	if interrupted != nil {
 		one.Invalid = interrupted.Error()
 	}
 	p.tell("end", "", "")
@@ -370,9 +365,11 @@ func (p *pass) look(ctx context.Context) {
 		asked, cancel := context.WithTimeout(ctx, time.Second)
 		extra := p.site.Extra(asked)
 		cancel()
+		// Buckets of histograms are for whoever can subtract them.
+		maps.DeleteFunc(extra, func(key string, _ float64) bool { return strings.Contains(key, "_bucket{") })
 		p.mu.Lock()
 		if len(extra) > 0 {
-			p.seconds.extra = maps.Clone(extra)
+			p.seconds.extra = extra
 		}
 		silent := ""
 		for _, h := range p.hands {

@@ -2,26 +2,18 @@ package run
 
 import (
 	"github.com/moorage-dev/moorage/check"
-	"github.com/moorage-dev/moorage/loadtest/scenario"
+	"github.com/moorage-dev/moorage/loadtest/fault"
 )
 
-type planned struct {
-	scenario.Fault
-	Index int
+// schedule decides what is broken and when.
+func (p *pass) schedule() (err error) {
+	p.plan, err = fault.Plan(p.Scenario, p.can(), p.Scenario.Seed)
+	return err
 }
 
-func (p *pass) schedule() error {
-	for i, f := range p.Scenario.Faults {
-		p.plan = append(p.plan, planned{f, i})
-	}
-	return nil
-}
-
+// terms are what the accounts are held to.
 func (p *pass) terms() check.Terms {
-	return check.Terms{Expect: func(check.Ending) []string {
-		if p.killed.IsZero() {
-			return nil
-		}
-		return []string{"CONTROLLER_GONE"}
-	}}
+	t := fault.Terms(p.plan, p.Scenario, p.begun)
+	t.Anomalies = maxAnomalies
+	return t
 }

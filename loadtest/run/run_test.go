@@ -146,7 +146,7 @@ func TestWorkerThatKnowsNoEndIsLeft(t *testing.T) {
 
 func TestSlowGeneratorMakesItInvalid(t *testing.T) {
 	for what, slow := range map[string]func(*worker.Tick){
-		"behind its own schedule": func(t *worker.Tick) { t.Lag = 40 * time.Millisecond },
+		"behind its own schedule by more": func(t *worker.Tick) { t.Lag = 40 * time.Millisecond },
 		"of its":                  func(t *worker.Tick) { t.CPU = 1000 },
 	} {
 		synctest.Test(t, func(t *testing.T) {

@@ -36,7 +36,7 @@ func (p *pass) strikeAll(ctx context.Context) {
 }
 
 // strike does one fault, from its beginning to its end.
-func (p *pass) strike(ctx context.Context, f planned) {
+func (p *pass) strike(ctx context.Context, f fault.Planned) {
 	now := time.Now()
 	mark := results.FaultMark{
 		At: now.Sub(p.begun).Seconds(), For: time.Duration(f.For).Seconds(), Name: f.Do, To: f.To,
@@ -79,7 +79,7 @@ func (p *pass) strike(ctx context.Context, f planned) {
 
 // do leads a fault to whoever does it: workers are the coordinator's, all else
 // is the site's.
-func (p *pass) do(ctx context.Context, f planned) (undo, error) {
+func (p *pass) do(ctx context.Context, f fault.Planned) (undo, error) {
 	target, _, _ := strings.Cut(f.To, "-")
 	ours := target == "app" || target == "agents"
 	switch {
@@ -97,7 +97,7 @@ func (p *pass) do(ctx context.Context, f planned) (undo, error) {
 }
 
 // askAgents has workers cut or restart a share of their agents.
-func (p *pass) askAgents(what string, f planned, share float64) error {
+func (p *pass) askAgents(what string, f fault.Planned, share float64) error {
 	if text := f.With["share"]; text != "" {
 		s, err := strconv.ParseFloat(text, 64)
 		if err != nil || s <= 0 || s > 1 {
