@@ -59,24 +59,10 @@ const maxHoles = 16
 func (l *Leaf) Next(at time.Time) Message {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	seq := l.sent + 1
-	l.send(seq)
-	return Message{Session: l.Hash, From: l.book.side, Seq: seq, At: at}
-}
-
-// Sent counts message seq as sent. Call it before handing over. Next does the
-// same and chooses the seq.
-func (l *Leaf) Sent(seq uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.send(seq)
-}
-
-// send does Sent's work. l.mu is held.
-func (l *Leaf) send(seq uint64) {
-	l.sent = max(l.sent, seq)
+	l.sent++
 	l.book.counts[sent].Add(1)
-	l.note(mark{at: l.book.cfg.Now().UnixNano(), seq: seq, what: markSent})
+	l.note(mark{at: l.book.cfg.Now().UnixNano(), seq: l.sent, what: markSent})
+	return Message{Session: l.Hash, From: l.book.side, Seq: l.sent, At: at}
 }
 
 // Take judges what arrived. Latency counts from when the message was due; fresh

@@ -181,7 +181,7 @@ func TestEveryKindIsKnown(t *testing.T) {
 var drawChaos = rapid.Custom(func(t *rapid.T) scenario.Scenario {
 	sc := minute(rapid.SampledFrom([]string{"embedded", "1", "3"}).Draw(t, "brokers"))
 	sc.Local.Gateways = rapid.IntRange(1, 5).Draw(t, "gateways")
-	sc.Length = seconds(float64(rapid.IntRange(30, 600).Draw(t, "length")))
+	sc.Length = seconds(float64(rapid.IntRange(30, 200).Draw(t, "length")))
 	sc.Local.Grace = scenario.Duration(rapid.SampledFrom([]time.Duration{0, 20 * time.Second, time.Minute}).Draw(t, "grace"))
 	sc.Chaos = &scenario.Chaos{
 		Every:  scenario.Duration(rapid.SampledFrom([]time.Duration{200 * time.Millisecond, time.Second, 3 * time.Second}).Draw(t, "every")),
