@@ -16,7 +16,7 @@ VERSION = $(shell git describe --tags --always --dirty 2>/dev/null || echo unkno
 RACE := -race -cpu 1
 
 # Packages whose tests start processes, Java or a thousand simulations.
-SLOW := /e2e(/|$$)|/(broker|bridge)/apachetest$$|/session/explore$$
+SLOW := /e2e(/|$$)|/(broker|bridge)/apachetest$$|/session/explore$$|/loadtest/(site|report/browser)$$
 # Those of them that run with -race: one process, and many goroutines.
 IN_PROCESS := /e2e/sim$$
 QUICK_PACKAGES = $$($(GO) list ./... | grep -vE '$(SLOW)')
@@ -58,6 +58,10 @@ mutants: ## switch the seeded bugs on, one at a time: each must be found, some b
 .PHONY: explore
 explore: ## the explorer with larger bounds; takes its time
 	$(GO) test -timeout 4h -v ./session/explore/ -args -explore.bounds=large
+
+.PHONY: baselines
+baselines: ## the helper of loadtest's baseline nats: bin/moorage-nats
+	cd loadtest/nats && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o ../../bin/moorage-nats .
 
 .PHONY: bench
 bench: build ## measure against the baseline, on a Kafka it starts
