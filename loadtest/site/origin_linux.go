@@ -40,7 +40,7 @@ func (s *site) kafkaOrigin(conn net.Conn, number int) origin {
 	if inode == 0 {
 		return o
 	}
-	target := "socket:[" + strconv.FormatUint(inode, 10) + "]"
+	target := socketName(inode)
 	for _, g := range s.gateways {
 		if holds(g.pid(), target) {
 			o.leg, o.gateway = legKafka, g.number
@@ -87,9 +87,11 @@ func holds(pid int, target string) bool {
 		return false
 	}
 	for _, t := range targets {
-		if strings.HasPrefix(t, target) {
+		if t == target {
 			return true
 		}
 	}
 	return false
 }
+
+func socketName(inode uint64) string { return "socket:[" + strconv.FormatUint(inode, 10) + "]" }

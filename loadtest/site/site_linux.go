@@ -59,6 +59,9 @@ type site struct {
 	old       bool // gateways run Config.Old
 
 	tokenFile, caFile string // written once, by Start
+
+	closing sync.Once
+	closed  error
 }
 
 var runName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,39}$`)
@@ -280,8 +283,13 @@ func (s *site) ownedTopics() []string {
 	return all
 }
 
-// Close ends all.
+// Close ends all. Closing again is harmless.
 func (s *site) Close() error {
+	s.closing.Do(func() { s.closed = s.close() })
+	return s.closed
+}
+
+func (s *site) close() error {
 	s.mu.Lock()
 	connector, shims := s.connector, s.shims
 	s.mu.Unlock()

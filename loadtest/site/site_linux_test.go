@@ -77,7 +77,7 @@ type stage struct {
 	t *testing.T
 
 	agent worker.Session
-	said  chan error // what the exchange came to, message by message
+	end   func() // of application and agent
 }
 
 func start(t *testing.T, cfg Config) *stage {
@@ -111,12 +111,13 @@ func (s *stage) connect() {
 	agents, err := worker.Moorage{}.Agents(ctx, plan)
 	must(s.t, err)
 	var wg sync.WaitGroup
-	s.t.Cleanup(func() {
+	s.end = sync.OnceFunc(func() {
 		cancel()
 		agents.Close()
 		app.Close()
 		wg.Wait()
 	})
+	s.t.Cleanup(s.end)
 	wg.Go(func() {
 		_, far, err := app.Accept(ctx)
 		for err == nil {
