@@ -21,6 +21,14 @@ type application struct {
 	mu       sync.Mutex // guards the following
 	last     time.Time  // when a session came last
 	stopping bool
+	lives    map[agentID]int // each agent's latest session
+}
+
+// An agentID is a group's number and an agent's in it.
+type agentID struct{ group, agent int32 }
+
+func newApplication(l *load, far Application) *application {
+	return &application{load: l, far: far, lives: map[agentID]int{}}
 }
 
 // run takes sessions until ctx ends, or nothing can be taken any more.
@@ -61,6 +69,8 @@ func (a *application) accept(ctx context.Context) error {
 		t := a.talk(g, agent, life, a.book.Open(key), s)
 		a.mu.Lock()
 		a.last = time.Now()
+		id := agentID{int32(g.number), int32(agent)}
+		a.lives[id] = max(a.lives[id], life)
 		stopping := a.stopping
 		a.mu.Unlock()
 		if stopping {
@@ -71,6 +81,18 @@ func (a *application) accept(ctx context.Context) error {
 			t.run(ctx)
 		})
 	}
+}
+
+// underWay reports whether a session is open that can still be heard of. Those
+// of agents that died and came as new are not: they stay until the grace is over.
+func (a *application) underWay() (yes bool) {
+	a.each(func(t *talk) {
+		g, agent, life := a.parseKey(t.leaf.Key)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		yes = yes || a.lives[agentID{int32(g.number), int32(agent)}] == life
+	})
+	return yes
 }
 
 // drain ends the schedule and waits until every session is over, and none has
@@ -87,11 +109,11 @@ func (a *application) drain(ctx context.Context, limit time.Duration) {
 		a.mu.Lock()
 		quiet := a.last.Add(acceptQuiet)
 		a.mu.Unlock()
-		if a.open() == 0 && !time.Now().Before(quiet) {
+		if !time.Now().Before(quiet) && !a.underWay() {
 			return
 		}
 		// Sessions are over at any time; to look now and then is enough.
-		next := time.Now().Add(20 * time.Millisecond)
+		next := time.Now().Add(50 * time.Millisecond)
 		if quiet.After(next) {
 			next = quiet
 		}

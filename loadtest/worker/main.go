@@ -228,7 +228,7 @@ func (w *worker) open(ctx context.Context, transports map[string]Transport, alar
 		if a, ok := far.(Addresser); ok {
 			w.ready.Addr = a.Addr()
 		}
-		w.parts = append(w.parts, &application{load: newLoad(ctx, p, check.Controller, allAgents(p), w.meter, w.event, alarms()), far: far})
+		w.parts = append(w.parts, newApplication(newLoad(ctx, p, check.Controller, allAgents(p), w.meter, w.event, alarms()), far))
 	case RoleLegacy:
 		c, err := newLegacyController(p, host)
 		if err != nil {

@@ -438,10 +438,10 @@ func TestClosedInputEndsAWorkerAtOnce(t *testing.T) {
 
 func TestBadPlansAreOneLine(t *testing.T) {
 	for plan, want := range map[string]string{
-		`{"role":"agents","transport":"pigeon"}`:                      `no transport "pigeon"`,
-		`{"role":"king","transport":"memory"}`:                        `no role "king"`,
-		`{"role":`:                                                    "the coordinator is gone",
-		`[]`:                                                          "read the plan",
+		`{"role":"agents","transport":"pigeon"}`: `no transport "pigeon"`,
+		`{"role":"king","transport":"memory"}`:   `no role "king"`,
+		`{"role":`:                               "the coordinator is gone",
+		`[]`:                                     "read the plan",
 		`{"role":"app","transport":"memory"}` + "\n" + `{"do":"cut"}`: `order "cut" before the start`,
 	} {
 		var out strings.Builder
@@ -649,4 +649,3 @@ func bytes(n int) scenario.Size {
 func rate(perSecond float64) *scenario.Flow {
 	return &scenario.Flow{Rate: perSecond, Pattern: scenario.Constant, Size: bytes(200)}
 }
-
