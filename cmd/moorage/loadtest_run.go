@@ -72,6 +72,9 @@ func (c *loadtestRunCmd) Run(ctx context.Context, k *kong.Context, p *process) e
 	if err != nil {
 		return err
 	}
+	if err := cfg.Check(); err != nil {
+		return usageError{err}
+	}
 	out := cmp.Or(c.Out, "loadtest-"+sc.Name+"-"+time.Now().Format("20060102-150405"))
 	if _, err := os.Stat(filepath.Join(out, report.ResultsFile)); err == nil {
 		return usagef("--out %s: has results already; choose another directory", out)
@@ -115,7 +118,7 @@ func (c *loadtestRunCmd) Run(ctx context.Context, k *kong.Context, p *process) e
 	progress.end()
 	failed = errors.Join(failed, events.Close())
 	if r == nil {
-		return failed
+		return fmt.Errorf("%w (logs in %s)", failed, logs)
 	}
 	report.Judge(r)
 	if err := report.Write(out, r); err != nil {

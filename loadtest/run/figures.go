@@ -2,6 +2,7 @@ package run
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -46,7 +47,7 @@ func (p *pass) result(finals map[*hand]worker.Final, length time.Duration) (*res
 			seen.controller = append(seen.controller, f.Account)
 		}
 		if f.LastError != "" {
-			p.log.Warn("run: a worker's last error", "worker", h.name, "error", f.LastError)
+			p.tell("error", h.name, "the last of its errors: "+f.LastError)
 		}
 	}
 	one.Latency, one.Silence = latency.all(), silence.of("")
@@ -85,6 +86,9 @@ func (p *pass) settle(one *results.Run, seen accounts) {
 		"unexplained": float64(r.Unexplained), "misjudged": float64(r.Misjudged), "untold": float64(r.Untold),
 	})
 	one.Anomalies = r.Anomalies
+	for _, a := range r.Anomalies {
+		p.tell("anomaly", string(a.Session), fmt.Sprintf("%s at the %s: %s", a.What, a.Side, a.Detail))
+	}
 	one.Ended = map[string]uint64{}
 	for reason, n := range r.Ended {
 		one.Ended[reason] = uint64(n)

@@ -57,13 +57,8 @@ type pass struct {
 	killed  time.Time // when the application was, last; zero: never
 }
 
-func newPass(cfg *Config, system string, pair int, compared bool) *pass {
-	label := system
-	if compared || system != site.Moorage {
-		label = fmt.Sprintf("%s/%d", system, pair)
-	} else {
-		label = system + "/0"
-	}
+func newPass(cfg *Config, system string, pair int) *pass {
+	label := fmt.Sprintf("%s/%d", system, pair)
 	return &pass{
 		Config: cfg, system: system, pair: pair, label: label, name: fresh(cfg.Scenario.Name, system, pair),
 		log: cfg.Log.With("run", label), gone: make(chan struct{}), frozen: map[string]int{}, heard: map[string]time.Time{},
@@ -122,9 +117,6 @@ func (p *pass) startAll() (err error) {
 				cfg.Doors = true
 			}
 		}
-	}
-	if p.system != site.Moorage && legacy {
-		return fmt.Errorf("run: scenario %s has legacy agents, which no baseline can carry; leave --baseline out", p.Scenario.Name)
 	}
 	if p.system == site.Moorage {
 		prepare(&cfg, p.Scenario)

@@ -49,10 +49,10 @@ var ErrInterrupted = errors.New("run: interrupted; the results are of what ran u
 // it ends in order within some ten seconds, and returns what was measured until
 // then together with ErrInterrupted. Results are nil only if nothing ran.
 func Run(ctx context.Context, cfg Config) (*results.Results, error) {
-	cfg = cfg.withDefaults()
-	if err := cfg.enoughFiles(openFiles()); err != nil {
+	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
+	cfg = cfg.withDefaults()
 	r := &results.Results{
 		Version: results.Version, Scenario: cfg.Scenario, Command: cfg.Command, Started: time.Now(), Machine: machine(),
 	}
@@ -61,7 +61,7 @@ func Run(ctx context.Context, cfg Config) (*results.Results, error) {
 	var failed error
 	for pair := range cfg.Pairs {
 		for _, system := range systems {
-			p := newPass(&cfg, system, pair, len(systems) > 1)
+			p := newPass(&cfg, system, pair)
 			one, words, err := p.run(ctx)
 			if words != "" && (r.Machine.Kafka == "" || system == site.Moorage) {
 				r.Machine.Kafka = words
@@ -70,7 +70,9 @@ func Run(ctx context.Context, cfg Config) (*results.Results, error) {
 				r.Runs = append(r.Runs, *one)
 			}
 			if err != nil {
-				failed = fmt.Errorf("%s: %w", p.label, err)
+				if failed = err; len(systems) > 1 {
+					failed = fmt.Errorf("%s: %w", p.label, err)
+				}
 				break
 			}
 		}
@@ -83,6 +85,16 @@ func Run(ctx context.Context, cfg Config) (*results.Results, error) {
 		return nil, failed
 	}
 	return r, failed
+}
+
+// Check tells what cannot work before anything starts. Run does so too.
+func (c Config) Check() error {
+	for _, g := range c.Scenario.Groups {
+		if g.Kind == scenario.Legacy && len(c.Baselines) > 0 {
+			return fmt.Errorf("run: scenario %s has legacy agents (group %s), which no baseline can carry: run it without --baseline, or take the group out", c.Scenario.Name, g.Name)
+		}
+	}
+	return c.withDefaults().enoughFiles(openFiles())
 }
 
 func (c Config) withDefaults() Config {
