@@ -53,6 +53,7 @@ func (c calendar) since(at time.Duration) calendar {
 // What a target needs to come back, once a fault has ended.
 const (
 	afterGateway = 2 * time.Second
+	afterStart   = 6 * time.Second // before the same gateway is ended again: a busy machine takes seconds to start it
 	afterBroker  = 15 * time.Second
 	afterOutage  = 5 * time.Second
 	afterToxic   = time.Second
@@ -72,6 +73,9 @@ func (w world) holds(f scenario.Fault) []hold {
 		switch target {
 		case "gateway":
 			holds := []hold{of(gatewayDown+f.To, afterGateway)}
+			if f.Do == Kill || f.Do == Stop {
+				holds = append(holds, of("start of "+f.To, afterStart))
+			}
 			if w.gateways == 1 {
 				holds = append(holds, outage)
 			}
@@ -88,7 +92,11 @@ func (w world) holds(f scenario.Fault) []hold {
 		// It goes to a next one only when the last is back; but one that is
 		// down by another fault would make two.
 		d := time.Duration(w.gateways) * (time.Duration(f.For) + perRolling)
-		return []hold{{"outage", from, from + d}, {gatewayDown + "one after the other", from, from + d}}
+		holds := []hold{{"outage", from, from + d}, {gatewayDown + "one after the other", from, from + d}}
+		for i := range w.gateways {
+			holds = append(holds, hold{"start of " + numbered("gateway", i), from, from + d})
+		}
+		return holds
 	case HalfOpen:
 		switch {
 		case n == 0:

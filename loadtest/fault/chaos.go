@@ -15,15 +15,16 @@ import (
 // but by waiting; agents that are restarted excepted.
 //
 // The distance of two is uniform between half and one and a half of Every. Kinds
-// come out of a bag that holds each of them once and is then filled again, so
-// that a seldom one is not left out. These rules keep it survivable; where they
-// forbid a draw, another is made, and after many the fault is left out:
+// come out of a bag that holds each of them once and is filled again when none in
+// it fits, so that a seldom one is not left out. These rules keep it survivable;
+// where they forbid every kind, the fault is left out:
 //
 //   - Nothing lasts longer than a quarter of the grace time.
 //   - One gateway at least is neither down nor cut off, if there are several.
 //   - What cuts everyone off from Kafka or the application (a lone gateway, a
 //     leg as a whole, a broker, the application standing still) is an outage:
 //     one at a time, and some seconds lie between two.
+//   - A gateway that was ended is not ended again before it had time to start.
 //   - Brokers break one at a time, and have 15 s to come back.
 //   - Neither the application nor the connector is killed, for their sessions
 //     end with them; and an embedded broker stays, for it has no disk.
@@ -60,41 +61,52 @@ func (w world) chaos(c scenario.Chaos, planned []scenario.Fault, rng *rand.Rand)
 			return nil, fmt.Errorf("fault: chaos: more than %d faults; make every longer", maxPlan)
 		}
 		calendar = calendar.since(at)
-		for range tries {
-			if len(bag) == 0 {
-				bag = slices.Clone(kinds)
-				rng.Shuffle(len(bag), func(i, j int) { bag[i], bag[j] = bag[j], bag[i] })
-			}
-			last := len(bag) - 1
-			f, ok := w.draw(bag[last], rng)
+		fits := func(kind string) bool {
+			f, ok := w.draw(kind, rng)
 			f.At = scenario.Duration(at.Truncate(time.Millisecond))
-			if ok && f.Do == AddPartitions && grown == maxGrown {
-				ok = false
-			}
 			holds := w.holds(f)
-			if !ok || f.At+f.For > scenario.Duration(end) || !calendar.free(holds, w.gateways) {
-				// Its turn comes later, that of another now.
-				i := rng.IntN(len(bag))
-				bag[i], bag[last] = bag[last], bag[i]
-				if len(bag) == 1 {
-					bag = nil
-				}
-				continue
-			}
-			bag = bag[:last]
-			if f.Do == AddPartitions {
+			switch {
+			case !ok, f.At+f.For > scenario.Duration(end), !calendar.free(holds, w.gateways):
+				return false
+			case kind == AddPartitions && grown == maxGrown:
+				return false
+			case kind == AddPartitions:
 				grown++
 			}
 			calendar = append(calendar, holds...)
 			faults = append(faults, f)
-			break
+			return true
 		}
+		if i := slices.IndexFunc(bag, fits); i >= 0 {
+			bag = slices.Delete(bag, i, i+1)
+			continue
+		}
+		// Nothing that is left fits now. It waits, and has its turn first next time.
+		var more []string
+		for _, i := range rng.Perm(len(kinds)) {
+			if count(bag, kinds[i]) < maxWaiting {
+				more = append(more, kinds[i])
+			}
+		}
+		if i := slices.IndexFunc(more, fits); i >= 0 {
+			more = slices.Delete(more, i, i+1)
+		}
+		bag = append(bag, more...)
 	}
 }
 
+func count(in []string, word string) (n int) {
+	for _, s := range in {
+		if s == word {
+			n++
+		}
+	}
+	return n
+}
+
 const (
-	tries    = 40 // draws of one fault
-	maxGrown = 3
+	maxWaiting = 3 // of a kind, until it fits
+	maxGrown   = 3
 )
 
 // chaosKinds returns the kinds to draw from.

@@ -292,8 +292,18 @@ func TestChaosLeavesLittleOut(t *testing.T) {
 		for _, f := range plan {
 			kinds[f.Do]++
 		}
-		if len(plan) < 220 || len(kinds) != len(sc.Chaos.Kinds) {
+		if len(plan) < 230 || len(kinds) != len(sc.Chaos.Kinds) {
 			t.Errorf("seed %d: %d faults, %v", seed, len(plan), kinds)
 		}
+	}
+}
+
+// A kind that has had its share leaves the others theirs.
+func TestChaosGoesOnWithoutAKind(t *testing.T) {
+	sc := minute("embedded")
+	sc.Chaos = &scenario.Chaos{Every: scenario.Duration(100 * time.Millisecond), Kinds: []string{AddPartitions, Cut}}
+	plan, err := Plan(sc, Kinds, 1)
+	if err != nil || len(plan) < 550 {
+		t.Errorf("%d faults in a minute at 10 a second: %v", len(plan), err)
 	}
 }
