@@ -131,6 +131,8 @@ func TestBadScenariosAreToldInOneLine(t *testing.T) {
 		{"an arrival behind the end", "length: 10s\ngroups: [{name: g, agents: 1, arrive: {after: 5s, ramp: 6s}}]", "groups[0].arrive.ramp: 6s: the last agent would come behind the end; length is 10s"},
 		{"a warm-up of all", small + "warmup: 10s\n", "x.yaml:4: warmup: 10s: want less than length"},
 		{"brokers", small + "local: {brokers: 2}\n", "x.yaml:4: local.brokers: 2: want embedded, 1 or 3"},
+		{"an unknown balancer", small + "local: {balance: random}\n", "x.yaml:4: local.balance: random: want group"},
+		{"a balancer that cannot read", small + "local: {balance: group, tls: true}\n", "x.yaml:4: local.balance: group: the balancer reads headers"},
 		{"partitions", small + "local: {partitions: 24}\n", "x.yaml:4: local.partitions: 24: want a power of two, 16 to 1024"},
 		{"a fault behind the end", small + "faults:\n  - do: kill\n    at: 11s\n", "x.yaml:6: faults[0].at: 11s: behind the end; length is 10s"},
 		{"a fault that lasts", small + "faults: [{do: freeze, at: 8s, for: 3s}]\n", "x.yaml:4: faults[0].for: 3s: lasts until 11s, behind the end"},

@@ -40,7 +40,10 @@ type Local struct {
 	TLS        bool              `yaml:"tls,omitempty" json:"tls,omitempty"`     // between agents and gateways
 	Flags      []string          `yaml:"flags,omitempty" json:"flags,omitempty"` // more flags for every gateway
 	Kafka      map[string]string `yaml:"kafka,omitempty" json:"kafka,omitempty"` // server.properties of real brokers
-	Grace      Duration          `yaml:"grace,omitempty" json:"grace,omitempty"` // of the application side; 0: its default
+	// Balance is "group" for a balancer before the gateways that keeps the agents
+	// of a moorage-group together (package balance); "": agents go to any gateway.
+	Balance string   `yaml:"balance,omitempty" json:"balance,omitempty"`
+	Grace   Duration `yaml:"grace,omitempty" json:"grace,omitempty"` // of the application side; 0: its default
 }
 
 // Kinds of agents.

@@ -19,6 +19,7 @@ const (
 	DoorShim        = "shim"
 	FromAgent       = "agent"
 	FromApplication = "application"
+	ByGroup         = "group"
 )
 
 // Bounds of what one scenario may ask for. They are far above what one machine
@@ -75,6 +76,10 @@ func (s *Scenario) local() *Problem {
 		return wrong("local.brokers", "%s: want embedded, 1 or 3", l.Brokers)
 	case l.Partitions != 0 && (l.Partitions < 16 || l.Partitions > 1024 || l.Partitions&(l.Partitions-1) != 0):
 		return wrong("local.partitions", "%d: want a power of two, 16 to 1024", l.Partitions)
+	case l.Balance != "" && l.Balance != ByGroup:
+		return wrong("local.balance", "%s: want %s, or nothing", l.Balance, ByGroup)
+	case l.Balance != "" && l.TLS:
+		return wrong("local.balance", "%s: the balancer reads headers, so it needs tls: false", l.Balance)
 	case l.Grace < 0:
 		return wrong("local.grace", "%s: want more than 0", l.Grace)
 	case len(l.Kafka) > 0 && (l.Brokers == "" || l.Brokers == "embedded"):

@@ -43,11 +43,12 @@ type site struct {
 	log  *slog.Logger
 	http *http.Client
 
-	kafka    *kafka   // nil: the system has none
-	gateways []*gate  // that were started here
-	server   *child   // of nats
-	legs     *legs    // nil: direct connections
-	net      *network // nil: everybody is on the loopback address
+	kafka    *kafka    // nil: the system has none
+	gateways []*gate   // that were started here
+	server   *child    // of nats
+	legs     *legs     // nil: direct connections
+	balancer *balancer // nil: agents dial the gateways
+	net      *network  // nil: everybody is on the loopback address
 
 	mu        sync.Mutex // guards the following
 	app       string
@@ -102,7 +103,11 @@ func Start(ctx context.Context, cfg Config) (_ Site, err error) {
 	if len(s.cfg.Gateways) > 0 {
 		return s, s.reach(ctx)
 	}
-	return s, s.startGateways(ctx)
+	if err := s.startGateways(ctx); err != nil || s.cfg.Local.Balance == "" {
+		return s, err
+	}
+	s.balancer, err = startBalancer(s.ownHost(), s.Gateways())
+	return s, err
 }
 
 // check refuses what cannot be, and puts the defaults in.
@@ -192,6 +197,8 @@ func (s *site) Gateways() []string {
 		return slices.Clone(s.cfg.Gateways)
 	case s.server != nil:
 		return []string{s.app}
+	case s.balancer != nil:
+		return []string{s.balancer.address}
 	case s.cfg.System == GRPC || s.cfg.System == TCP:
 		if s.app == "" {
 			return nil
@@ -308,12 +315,15 @@ func (s *site) close() error {
 		end(g.child)
 	}
 	ends.Wait()
+	var err error
+	if s.balancer != nil {
+		err = s.balancer.close()
+	}
 	if s.legs != nil {
 		s.legs.close()
 	}
-	var err error
 	if s.kafka != nil {
-		err = s.kafka.close(s.log)
+		err = errors.Join(err, s.kafka.close(s.log))
 	}
 	if s.net != nil {
 		err = errors.Join(err, s.net.close())
