@@ -314,6 +314,13 @@ func (s *Session) Err() error {
 	return Ended(s.reason)
 }
 
+// Sent is the number of the last frame that was handed over.
+func (s *Session) Sent() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seq
+}
+
 // Settle waits until out is not running. Once the session is over it does not run again.
 func (s *Session) Settle() {
 	s.sending.Lock()

@@ -34,7 +34,8 @@ func Run(t *testing.T, transport worker.Transport, plan func(t *testing.T) *work
 		{"both directions in order", inOrder},
 		{"half-close", halfClose},
 		{"the window stops the sender", window},
-		{"a hundred sessions", hundred},
+		{"a hundred sessions", crowd(100, 20)},
+		{"twenty busy sessions", crowd(20, 1000)},
 		{"a cut is seen", cut},
 		{"an early close is seen", earlyClose},
 		{"a context ends what waits", cancelled},
@@ -94,13 +95,18 @@ func (w *world) pair(key string) (agent, app worker.Session) {
 	return agent, app
 }
 
+// pattern fills messages: each begins at another place of it.
+var pattern = func() (p [64<<10 + 256]byte) {
+	for i := range p {
+		p[i] = byte(i * i >> 3)
+	}
+	return p
+}()
+
 // message is the n-th, of size bytes, which differ from its neighbours'.
 func message(b []byte, n uint64, size int) []byte {
-	b = append(b[:0], make([]byte, size)...)
+	b = append(b[:0], pattern[n%256:][:size]...)
 	binary.BigEndian.PutUint64(b, n)
-	for i := 8; i < len(b); i++ {
-		b[i] = byte(n) ^ byte(i)
-	}
 	return b
 }
 
@@ -288,8 +294,12 @@ func (w *world) untilStill(progress chan struct{}, done chan error) {
 	}
 }
 
-func hundred(t *testing.T, w *world) {
-	const sessions, messages = 100, 20
+// crowd is sessions at once, with so many messages each way.
+func crowd(sessions int, messages uint64) func(t *testing.T, w *world) {
+	return func(t *testing.T, w *world) { converse(t, w, sessions, messages) }
+}
+
+func converse(t *testing.T, w *world, sessions int, messages uint64) {
 	serving := make(chan error, 1)
 	go func() {
 		var each []func() error

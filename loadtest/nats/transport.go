@@ -1,0 +1,156 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/moorage-dev/moorage/loadtest/worker"
+	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
+)
+
+// Bounds of what a connection has published and not yet heard of. Above them
+// a Send waits; the windows are reached before.
+const (
+	mostPending = 1 << 16
+	stallWait   = time.Minute
+)
+
+// ackWait bounds the wait for one acknowledgement. Then its session is over.
+const ackWait = 30 * time.Second
+
+var errClosed = errors.New("nats: closed")
+
+// Transport is JetStream as a load test's transport. Plans name the server as
+// their gateway.
+type Transport struct{}
+
+// names of a run's streams; subjects are the stream's, a dot and the session's.
+func upStream(p *worker.Plan) string   { return stream(p, "up") }
+func downStream(p *worker.Plan) string { return stream(p, "down") }
+
+// stream keeps to what JetStream allows in names.
+func stream(p *worker.Plan, direction string) string {
+	return strings.NewReplacer(".", "-", "*", "-", ">", "-", " ", "-", "/", "-").Replace(p.Run) + "-" + direction
+}
+
+// A client is one connection that publishes in order.
+type client struct {
+	nc *nats.Conn
+	js jetstream.JetStream
+}
+
+// A dialer keeps the connection under its client, so that it can be broken.
+type dialer struct {
+	source string // "": the kernel's choice
+
+	mu  sync.Mutex // guards the following
+	raw net.Conn
+}
+
+func (d *dialer) Dial(network, addr string) (net.Conn, error) {
+	from := net.Dialer{Timeout: 10 * time.Second}
+	if d.source != "" {
+		from.LocalAddr = &net.TCPAddr{IP: net.ParseIP(d.source)}
+	}
+	conn, err := from.Dial(network, addr)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.raw = conn
+	return conn, nil
+}
+
+func (d *dialer) cut() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.raw != nil {
+		_ = d.raw.Close() // it may be closed already
+	}
+}
+
+// connect dials the server. lost is called when the connection has broken, and
+// failed when a message with that subject was not acknowledged; both may be
+// called while a publish waits.
+func connect(p *worker.Plan, d *dialer, lost func(), failed func(subject string)) (*client, error) {
+	if p.CAFile != "" || p.Scenario.Local.TLS {
+		return nil, errors.New("nats: it speaks plaintext only here: leave tls out of the scenario to compare with it")
+	}
+	addr := p.App
+	if len(p.Gateways) > 0 {
+		addr = p.Gateways[0]
+	}
+	if addr == "" {
+		return nil, errors.New("nats: the plan has no address to dial")
+	}
+	nc, err := nats.Connect("nats://"+addr,
+		nats.SetCustomDialer(d), nats.NoReconnect(),
+		nats.ClosedHandler(func(*nats.Conn) { lost() }),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // what matters ends a session
+	)
+	if err != nil {
+		return nil, fmt.Errorf("nats: %w", err)
+	}
+	js, err := jetstream.New(nc,
+		jetstream.WithPublishAsyncMaxPending(mostPending), jetstream.WithPublishAsyncTimeout(ackWait),
+		jetstream.WithPublishAsyncErrHandler(func(_ jetstream.JetStream, m *nats.Msg, _ error) { failed(m.Subject) }),
+	)
+	if err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("nats: %w", err)
+	}
+	return &client{nc, js}, nil
+}
+
+// publish hands a frame over; its acknowledgement is heard of later.
+func (c *client) publish(subject string, f *linkv1.Frame) error {
+	value, err := proto.Marshal(f)
+	if err != nil {
+		return err
+	}
+	_, err = c.js.PublishMsgAsync(&nats.Msg{Subject: subject, Data: value}, jetstream.WithStallWait(stallWait))
+	return err
+}
+
+// consume calls take for every message under subject, in order, from the
+// stream's first or from now on.
+func (c *client) consume(ctx context.Context, stream, subject string, from jetstream.DeliverPolicy, take func(subject string, f *linkv1.Frame)) (jetstream.ConsumeContext, error) {
+	consumer, err := c.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}, DeliverPolicy: from})
+	if err != nil {
+		return nil, fmt.Errorf("nats: consumer of %s: %w", subject, err)
+	}
+	return consumer.Consume(func(m jetstream.Msg) {
+		f := &linkv1.Frame{}
+		if proto.Unmarshal(m.Data(), f) == nil { // nobody else writes here
+			take(m.Subject(), f)
+		}
+	})
+}
+
+// sources gives the addresses to dial from, in turn.
+type sources struct {
+	all  []string
+	next atomic.Uint64
+}
+
+func (s *sources) take() string {
+	if len(s.all) == 0 {
+		return ""
+	}
+	return s.all[(s.next.Add(1)-1)%uint64(len(s.all))]
+}
+
+// openLimit bounds the opening of a session.
+func openLimit(p *worker.Plan) time.Duration { return cmp.Or(p.Limit, time.Minute) }
