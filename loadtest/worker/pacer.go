@@ -9,7 +9,7 @@ import (
 
 // minNap is the shortest sleep of a pacer: what is due within it goes out
 // together, a little late, so that a high rate does not cost a wake-up each.
-const minNap = 50 * time.Microsecond
+const minNap = 200 * time.Microsecond
 
 // A pacer calls events at their times, all from its one goroutine. An event
 // must not block: a session whose window is full keeps its messages itself.
