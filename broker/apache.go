@@ -47,6 +47,10 @@ type ApacheConfig struct {
 	// certificate of a Secure cluster holds for.
 	Host string
 
+	// Networks are network namespaces that the nodes live in, one each, instead
+	// of the caller's with Host. Empty: all live in the caller's.
+	Networks []Network
+
 	// FastFailover has a dead leader replaced within 2 to 3 s rather than 9
 	// to 13 s, and a killed node come back in 3 s rather than 12.
 	FastFailover bool
@@ -76,6 +80,13 @@ type ApacheConfig struct {
 	Log *slog.Logger
 }
 
+// A Network is a network namespace that a node lives in.
+type Network struct {
+	Host string // the node's address in it, which the caller can reach
+	// Enter moves the calling thread into it. The thread ends with the node.
+	Enter func() error
+}
+
 // Apache is a running Apache Kafka cluster. Its nodes count from 1, as their
 // ids in Kafka's metadata do. Its methods may be called concurrently, except
 // that one node takes one order at a time.
@@ -98,9 +109,10 @@ type Apache struct {
 type node struct {
 	id         int
 	dir        string
-	client     string // address for clients
-	controller string // address for the other nodes' controllers
-	front      string // address for its proxy, with Proxies
+	client     string       // address for clients
+	controller string       // address for the other nodes' controllers
+	front      string       // address for its proxy, with Proxies
+	enter      func() error // into its network; nil: it is the caller's
 	proc       *process
 }
 
@@ -165,17 +177,26 @@ func startOnce(ctx context.Context, cfg ApacheConfig, d dist) (_ *Apache, err er
 	if n := len(cfg.Proxies); n > 0 && (n != cfg.Nodes || cfg.Secure) {
 		return nil, fmt.Errorf("broker: %d proxies for %d nodes: want one each, and a cluster that is not secure", n, cfg.Nodes)
 	}
+	if n := len(cfg.Networks); n > 0 && (n != cfg.Nodes || cfg.Secure) {
+		return nil, fmt.Errorf("broker: %d networks for %d nodes: want one each, and a cluster that is not secure", n, cfg.Nodes)
+	}
 	ports, err := freePorts(cfg.Host, 3*cfg.Nodes)
 	if err != nil {
 		return nil, err
 	}
 	for i := range cfg.Nodes {
+		host, enter := cfg.Host, (func() error)(nil)
+		if len(cfg.Networks) > 0 {
+			// The ports are free in our network; in its own a node is alone.
+			host, enter = cfg.Networks[i].Host, cfg.Networks[i].Enter
+		}
 		a.nodes = append(a.nodes, &node{
 			id:         i + 1,
 			dir:        filepath.Join(a.dir, fmt.Sprintf("node-%d", i+1)),
-			client:     address(cfg.Host, ports[3*i]),
-			controller: address(cfg.Host, ports[3*i+1]),
-			front:      address(cfg.Host, ports[3*i+2]),
+			client:     address(host, ports[3*i]),
+			controller: address(host, ports[3*i+1]),
+			front:      address(host, ports[3*i+2]),
+			enter:      enter,
 		})
 	}
 	if err := a.format(ctx); err != nil {
@@ -305,7 +326,7 @@ func (a *Apache) spawn(n *node) error {
 	}
 	args := slices.Concat(a.dist.flags(), []string{"-Xms64m", "-Xmx256m"}, a.cfg.JVM,
 		[]string{"-cp", a.dist.classPath(), "kafka.Kafka", n.properties()})
-	proc, err := startProcess(exec.Command(a.dist.java, args...), n.logFile())
+	proc, err := startProcess(exec.Command(a.dist.java, args...), n.logFile(), n.enter)
 	if err != nil {
 		return fmt.Errorf("broker: start node %d: %w", n.id, err)
 	}

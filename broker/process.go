@@ -15,8 +15,9 @@ type process struct {
 	done chan struct{} // closed when the process is dead and reaped
 }
 
-// startProcess starts cmd with its output going to the end of logFile.
-func startProcess(cmd *exec.Cmd, logFile string) (*process, error) {
+// startProcess starts cmd with its output going to the end of logFile, on a
+// thread that enter has moved; nil: on any.
+func startProcess(cmd *exec.Cmd, logFile string, enter func() error) (*process, error) {
 	out, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
@@ -31,7 +32,12 @@ func startProcess(cmd *exec.Cmd, logFile string) (*process, error) {
 		// Linux kills the child when the *thread* that started it ends, so
 		// this goroutine keeps one for itself as long as the child lives.
 		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
+		if enter == nil {
+			defer runtime.UnlockOSThread()
+		} else if err := enter(); err != nil {
+			started <- err // and the thread, wherever it is, is used no more
+			return
+		}
 		err := cmd.Start()
 		started <- err
 		if err == nil {

@@ -276,10 +276,8 @@ func (s *site) strike(ctx context.Context, kind string, t target) (undo, error) 
 	case kind == fault.BlackHole && t.host == nil:
 		return nil, fmt.Errorf("site: %s is not in a network of its own, so nothing can swallow its packets", t.name)
 	case kind == fault.BlackHole:
-		if err := t.host.forward(false); err != nil {
-			return nil, err
-		}
-		return func(context.Context) error { return t.host.forward(true) }, nil
+		mend, err := t.host.hole()
+		return func(context.Context) error { return mend() }, err
 	case t.child == nil && s.kafka.apache == nil:
 		return nil, fmt.Errorf("site: %s is embedded in the coordinator, and cannot be ended or frozen alone: use --local brokers=1 or 3", t.name)
 	case t.child == nil && kind == fault.Freeze:

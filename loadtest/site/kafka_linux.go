@@ -156,8 +156,14 @@ func (s *site) startApache(ctx context.Context) (_ *kafka, err error) {
 			"log.segment.bytes": "67108864", "log.retention.check.interval.ms": "5000", "log.segment.delete.delay.ms": "1000",
 		},
 	}
-	if s.net != nil {
-		cfg.Host = s.ownHost()
+	for i := range nodes {
+		h, err := s.net.brokerHost(k, i+1)
+		if err != nil {
+			return nil, err
+		}
+		if h != nil {
+			cfg.Networks = append(cfg.Networks, broker.Network{Host: h.address, Enter: h.enter})
+		}
 	}
 	maps.Copy(cfg.Properties, s.cfg.Local.Kafka)
 	if s.cfg.Small {

@@ -3,10 +3,12 @@ package site
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,11 +32,11 @@ func Isolate(cfg Config) error {
 	if !cfg.Holes && !cfg.Small || os.Getenv(isolatedVar) != "" {
 		return nil
 	}
-	var tools []string
+	var tools map[string]string // and the packages that have them
 	args := []string{"unshare"}
 	if cfg.Holes {
 		args = append(args, "--net")
-		tools = append(tools, "ip", "bridge")
+		tools = map[string]string{"ip": "iproute2", "nft": "nftables"}
 	}
 	if cfg.Small {
 		args = append(args, "--mount")
@@ -46,9 +48,9 @@ func Isolate(cfg Config) error {
 			return fmt.Errorf("site: black holes and full disks need root, or user namespaces for everybody (%w): run as root, or leave these faults out", err)
 		}
 	}
-	for _, tool := range tools {
+	for _, tool := range slices.Sorted(maps.Keys(tools)) {
 		if _, err := exec.LookPath(tool); err != nil {
-			return fmt.Errorf("site: black holes need the program %s: install the package iproute2", tool)
+			return fmt.Errorf("site: black holes need the program %s: install the package %s", tool, tools[tool])
 		}
 	}
 	path, err := exec.LookPath("unshare")
@@ -92,8 +94,24 @@ func newNetwork() (*network, error) {
 			return nil, err
 		}
 	}
+	rules := exec.Command("nft", "-f", "-")
+	rules.Stdin = strings.NewReader(holeRules)
+	if out, err := rules.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("site: nft: %w: %s", err, firstLine(out))
+	}
 	return &network{}, nil
 }
+
+// holeRules drop, at the switch and in both ways, what the ports in a set send
+// and get. Neither end is told.
+const holeRules = `
+table bridge hole {
+	set ports { type ifname; }
+	chain forward { type filter hook forward priority 0; iifname @ports drop; oifname @ports drop; }
+	chain input { type filter hook input priority 0; iifname @ports drop; }
+	chain output { type filter hook output priority 0; oifname @ports drop; }
+}
+`
 
 // all are the addresses that hosts may get.
 func (n *network) all() []net.IP {
@@ -124,6 +142,9 @@ type host struct {
 	address string
 	port    string // of the switch
 	ns      *os.File
+
+	mu    sync.Mutex // guards the following
+	holes int        // under way
 }
 
 // newHost makes one and plugs it in.
@@ -232,15 +253,26 @@ func (h *host) freeAddress(address string) (free string, err error) {
 	return free, err
 }
 
-// forward has the switch pass the host's packets on, or drop them: a black
-// hole, of which neither end is told. It is the program bridge's to say: ip
-// takes the same words and does nothing.
-func (h *host) forward(on bool) error {
-	state := "0"
-	if on {
-		state = "3"
+// hole has the switch drop the host's packets, until undo. Holes may overlap.
+func (h *host) hole() (undo func() error, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.holes == 0 {
+		if err := command("nft", "add", "element", "bridge", "hole", "ports", "{ "+h.port+" }"); err != nil {
+			return nil, err
+		}
 	}
-	return command("bridge", "link", "set", "dev", h.port, "state", state)
+	h.holes++
+	return sync.OnceValue(h.mend), nil
+}
+
+func (h *host) mend() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.holes--; h.holes > 0 {
+		return nil
+	}
+	return command("nft", "delete", "element", "bridge", "hole", "ports", "{ "+h.port+" }")
 }
 
 // ownHost is where the coordinator and its workers are.
@@ -256,8 +288,12 @@ func ip(args ...string) error { return command("ip", args...) }
 func command(program string, args ...string) error {
 	out, err := exec.Command(program, args...).CombinedOutput()
 	if err != nil {
-		line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-		return fmt.Errorf("site: %s %s: %w: %s", program, strings.Join(args, " "), err, line)
+		return fmt.Errorf("site: %s %s: %w: %s", program, strings.Join(args, " "), err, firstLine(out))
 	}
 	return nil
+}
+
+func firstLine(out []byte) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	return line
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/procfs"
@@ -93,20 +94,36 @@ func (s *site) running() map[string]int {
 	return all
 }
 
-// admins are the addresses of gateways' metrics by name.
-func (s *site) admins() map[string]string {
-	all := map[string]string{}
+// scrapeAll asks all gateways for their metrics, at once. One that is frozen
+// or cut off does not answer in time, and has nothing new to say.
+func (s *site) scrapeAll(ctx context.Context) (metrics map[string]map[string]float64, pids map[string]int) {
+	ctx, cancel := context.WithTimeout(ctx, sampleEvery/2)
+	defer cancel()
+	metrics, pids = map[string]map[string]float64{}, map[string]int{}
+	var mu sync.Mutex // guards the maps
+	var all sync.WaitGroup
 	for _, g := range s.gateways {
-		if g.running() != nil {
-			all[g.name] = g.admin
+		pid := g.pid()
+		if pid == 0 {
+			continue
 		}
+		all.Go(func() {
+			m, err := s.scrape(ctx, g.admin)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			metrics[g.name], pids[g.name] = m, pid
+		})
 	}
-	return all
+	all.Wait()
+	return metrics, pids
 }
 
 // sample takes one of each process. Those that just ended are passed over.
 func (s *site) sample(ctx context.Context, start time.Time) {
-	admins := s.admins()
+	metrics, _ := s.scrapeAll(ctx)
 	for name, pid := range s.running() {
 		p, err := procfs.NewProc(pid)
 		if err != nil {
@@ -121,11 +138,8 @@ func (s *site) sample(ctx context.Context, start time.Time) {
 		if files, err := p.FileDescriptorsLen(); err == nil {
 			one.Files = files
 		}
-		if admin := admins[name]; admin != "" {
-			// A frozen gateway does not answer, and has nothing new to say.
-			if m, err := s.scrape(ctx, admin); err == nil {
-				one.Goroutines, one.Heap = int(m["go_goroutines"]), uint64(m["go_memstats_heap_inuse_bytes"])
-			}
+		if m := metrics[name]; m != nil {
+			one.Goroutines, one.Heap = int(m["go_goroutines"]), uint64(m["go_memstats_heap_inuse_bytes"])
 		}
 		s.mu.Lock()
 		s.meter(name, pid).add(pid, stat.CPUTime(), now, start, one)
@@ -212,17 +226,7 @@ type count struct {
 // Extra sums the gateways' metrics: counters since the gateway's first start,
 // gauges of those that answer.
 func (s *site) Extra(ctx context.Context) map[string]float64 {
-	fresh := map[string]map[string]float64{}
-	pids := map[string]int{}
-	for _, g := range s.gateways {
-		pid := g.pid()
-		if pid == 0 {
-			continue
-		}
-		if m, err := s.scrape(ctx, g.admin); err == nil {
-			fresh[g.name], pids[g.name] = m, pid
-		}
-	}
+	fresh, pids := s.scrapeAll(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, m := range fresh {
