@@ -25,6 +25,10 @@
 // deliver is cut off, not lost; it must be a tail: a hole before something that
 // arrived is lost whatever the reason.
 //
+// Applications in processes of their own each keep a [Book] instead, of
+// messages that say in a header where they belong ([AppendMessage]); [Settle]
+// puts the Books' [Account]s together, under the same words.
+//
 // The package knows nothing of the system it judges and imports nothing of it.
 package check
 
