@@ -220,6 +220,11 @@ func TestWhatSettleExcuses(t *testing.T) {
 			p.gone(key, Agent)
 			p.after(time.Hour)
 		}, Terms{Within: 2 * time.Minute}, Verdict{Untold: 1}},
+		{"an end that one side was told just now", func(p *pair) {
+			p.send(key, Agent)
+			p.drain(key)
+			p.end(key, Agent, OK)
+		}, Terms{Within: time.Hour}, Verdict{Untold: 1}},
 		{"an agent that died before anyone knew of it", func(p *pair) {
 			p.send(key, Agent)
 			p.gone(key, Agent)

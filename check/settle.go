@@ -9,13 +9,14 @@ import (
 )
 
 // Terms are what Settle holds a system to. The zero Terms allow no end but OK,
-// and the other side must know of it.
+// and the other side must know of an application's death.
 type Terms struct {
 	// Expect returns the reasons that a session may end with, beside OK. nil:
 	// none.
 	Expect func(Ending) []string
-	// Within is how long after the end at one side, or after its application's
-	// death, the other may not know yet: what a system needs to find out.
+	// Within is how long after the death of one side's application the other
+	// may not know yet: what a system needs to find out. Of an end that one side
+	// was told, the other must know.
 	Within time.Duration
 	// Anomalies bounds those that are kept in full. 0: 100.
 	Anomalies int
@@ -203,7 +204,7 @@ func (s *settlement) judgeTold(key string, ss *session, pages [2]pageOf) {
 	if other.account == nil && ss.cutOff() {
 		return // it died and took its account along, or never knew of the session
 	}
-	if other.account != nil && !p.Over.IsZero() && other.account.Made.Sub(p.Over) < s.terms.Within {
+	if p.Gone && p.Reason == "" && other.account != nil && other.account.Made.Sub(p.Over) < s.terms.Within {
 		return
 	}
 	s.r.Untold++

@@ -80,54 +80,52 @@ func breaksStreams(f scenario.Fault) bool {
 }
 
 // Expect returns who may end how under a plan that began at start, for
-// check.Terms: a reason is allowed from when a fault that excuses it struck. Of
-// restart-agents it is so only where the agent did die.
+// check.Terms: a reason is allowed from when a fault that excuses it struck. An
+// agent's death excuses GRACE at the other side by itself, whatever killed it,
+// and restart-agents excuses no other agent's.
 func Expect(plan []Planned, sc scenario.Scenario, start time.Time) func(check.Ending) []string {
-	graceTime := cmp.Or(time.Duration(sc.Local.Grace), defaultGrace)
 	type excuse struct {
-		from     time.Time
-		peerGone bool
-		reasons  []string
+		from    time.Time
+		reasons []string
 	}
 	groups := map[string][]excuse{}
 	for _, g := range sc.Groups {
 		// The first fault that excuses a set of reasons excuses it for good.
 		known := map[string]bool{}
 		for _, f := range plan {
-			reasons := Mortal(f.Fault, g, graceTime)
-			gone := f.Do == RestartAgents && g.Kind != scenario.Legacy
-			what := strings.Join(reasons, " ")
-			if gone {
-				what += " gone"
+			reasons := Mortal(f.Fault, g, graceOf(sc))
+			if f.Do == RestartAgents && g.Kind != scenario.Legacy {
+				continue // seen by the agent's death
 			}
+			what := strings.Join(reasons, " ")
 			if len(reasons) == 0 || known[what] {
 				continue
 			}
 			known[what] = true
-			groups[g.Name] = append(groups[g.Name], excuse{start.Add(time.Duration(f.At)), gone, reasons})
+			groups[g.Name] = append(groups[g.Name], excuse{start.Add(time.Duration(f.At)), reasons})
 		}
 	}
 	return func(e check.Ending) (allowed []string) {
+		if e.Side == check.Controller && e.PeerGone {
+			allowed = append(allowed, grace)
+		}
 		group, _, _ := strings.Cut(e.Key, "/")
 		for _, x := range groups[group] {
-			if x.peerGone && !e.PeerGone || !e.Over.IsZero() && e.Over.Before(x.from) {
-				continue
+			if e.Over.IsZero() || !e.Over.Before(x.from) {
+				allowed = append(allowed, x.reasons...)
 			}
-			allowed = append(allowed, x.reasons...)
 		}
 		return allowed
 	}
 }
 
 // Terms returns what check.Settle holds a system to under a plan that began at
-// start: the reasons of Expect; and where agents die without a word, the other
-// side may take the grace time, and a minute for the lease to lapse, to know.
+// start: the reasons of Expect; and of an agent's death the other side may learn
+// after the grace time, and a minute for the lease to lapse.
 func Terms(plan []Planned, sc scenario.Scenario, start time.Time) check.Terms {
-	t := check.Terms{Expect: Expect(plan, sc, start)}
-	for _, f := range plan {
-		if f.Do == RestartAgents {
-			t.Within = cmp.Or(time.Duration(sc.Local.Grace), defaultGrace) + time.Minute
-		}
-	}
-	return t
+	return check.Terms{Expect: Expect(plan, sc, start), Within: graceOf(sc) + time.Minute}
+}
+
+func graceOf(sc scenario.Scenario) time.Duration {
+	return cmp.Or(time.Duration(sc.Local.Grace), defaultGrace)
 }

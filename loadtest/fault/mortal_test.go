@@ -50,13 +50,14 @@ func TestWhatEndsSessions(t *testing.T) {
 			}
 			expect := Expect(plan, sc, start)
 			for _, g := range sc.Groups {
-				e := check.Ending{Key: g.Name + "/0/1", Over: start.Add(10 * time.Second), PeerGone: tt.peerGone}
+				e := check.Ending{Key: g.Name + "/0/1", Side: check.Controller, Over: start.Add(10 * time.Second), PeerGone: tt.peerGone}
 				got := expect(e)
 				slices.Sort(got)
+				got = slices.Compact(got)
 				if strings.Join(got, " ") != tt.want[g.Name] {
 					t.Errorf("%s: got %v, want %s", g.Name, got, tt.want[g.Name])
 				}
-				e.Over = e.Over.Add(-time.Millisecond)
+				e.Over, e.PeerGone = e.Over.Add(-time.Millisecond), false
 				if early := expect(e); early != nil {
 					t.Errorf("%s: %v before the fault", g.Name, early)
 				}
@@ -65,19 +66,19 @@ func TestWhatEndsSessions(t *testing.T) {
 	}
 }
 
-func TestTermsGiveGraceItsTime(t *testing.T) {
-	sc := minute("1", scenario.Fault{At: seconds(1), Do: RestartAgents}, scenario.Fault{At: seconds(2), Do: Kill})
-	for _, tt := range []struct {
-		faults []scenario.Fault
-		want   time.Duration
-	}{{sc.Faults, 5 * time.Minute}, {sc.Faults[1:], 0}} {
-		sc.Faults = tt.faults
-		plan, err := Plan(sc, Kinds, 1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := Terms(plan, sc, time.Now()).Within; got != tt.want {
-			t.Errorf("%d faults: within %v, want %v", len(plan), got, tt.want)
-		}
+// An agent can die without a fault: it could not open its session, say.
+func TestAnAgentsDeathExcusesGrace(t *testing.T) {
+	sc := minute("1")
+	terms := Terms(nil, sc, time.Now())
+	if terms.Within != 5*time.Minute {
+		t.Errorf("within %v, want the grace time and a minute", terms.Within)
+	}
+	e := check.Ending{Key: "a/0/1", Side: check.Controller, PeerGone: true}
+	if got := terms.Expect(e); !slices.Equal(got, []string{"GRACE"}) {
+		t.Errorf("allowed %v", got)
+	}
+	e.Side = check.Agent
+	if got := terms.Expect(e); got != nil {
+		t.Errorf("the agent's side may end with %v", got)
 	}
 }

@@ -215,7 +215,7 @@ const defaultGrace = 240 * time.Second
 func worldOf(sc scenario.Scenario, can []string) world {
 	w := world{
 		can: can, length: time.Duration(sc.Length),
-		grace:    cmp.Or(time.Duration(sc.Local.Grace), defaultGrace),
+		grace:    graceOf(sc),
 		gateways: max(sc.Local.Gateways, 1),
 	}
 	switch sc.Local.Brokers {
