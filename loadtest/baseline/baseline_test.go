@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -17,7 +18,16 @@ import (
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if system := os.Getenv(farEnd); system != "" {
+		if err := playFarEnd(system); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // A relayTest is a relay on an in-memory broker and one agent's stream.
 type relayTest struct {
