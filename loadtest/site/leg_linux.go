@@ -37,7 +37,8 @@ type origin struct {
 // without limit, and leaks what was on its way when a connection is cut.
 //
 // Of several faults on a connection the newest counts; when it ends, the one
-// before it does.
+// before it does. But what is in a hole stays there until the hole ends: bytes
+// are missing already, and no network goes on behind a gap.
 type legs struct {
 	log *slog.Logger
 
@@ -128,19 +129,25 @@ func (l *legs) join(p *pair) bool {
 
 // toxicOf returns what a pair must suffer now. Called with the lock held.
 func (l *legs) toxicOf(p *pair) (w *toxics.ToxicWrapper, refused bool) {
-	for _, f := range slices.Backward(l.faults) {
-		if !f.match(p.origin) {
-			continue
+	var newest, hole *legFault
+	for _, f := range l.faults {
+		if f.match(p.origin) {
+			newest = f
+			if f.holes {
+				hole = f
+			}
 		}
-		if f.toxic == nil {
-			return noToxic, true
-		}
-		if f.holes {
-			f.struck[p] = struct{}{}
-		}
-		return f.toxic, false
 	}
-	return noToxic, false
+	switch {
+	case newest == nil:
+		return noToxic, false
+	case newest.toxic == nil:
+		return noToxic, true
+	case hole != nil:
+		hole.struck[p] = struct{}{}
+		return hole.toxic, false
+	}
+	return newest.toxic, false
 }
 
 // strike begins a fault; a nil toxic closes all connections and lets none in.

@@ -207,6 +207,28 @@ func TestHalfOpenSaysNothing(t *testing.T) {
 	w.wantEcho(w.dial(), "afterwards")
 }
 
+// Another fault that begins while a leg is a hole must not open it again: what
+// came out then would lack what was swallowed, as of no TCP.
+func TestNothingComesOutOfAHole(t *testing.T) {
+	t.Parallel()
+	w := newWay(t)
+	conn := w.dial()
+	w.wantEcho(conn, "before")
+	_, undoHole := w.legs.strike(&legFault{match: everything, toxic: always(swallow{}), holes: true}, false)
+	_, undoSlice := w.legs.strike(&legFault{match: everything, toxic: always(&toxics.SlicerToxic{AverageSize: 100})}, false)
+	if _, err := conn.Write([]byte("into the hole")); err != nil {
+		t.Errorf("write: %v", err)
+	}
+	undoHole()
+	must(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+	if n, err := conn.Read(make([]byte, 1)); n > 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("bytes are missing, and the connection goes on: %d bytes, %v", n, err)
+	}
+	w.wantEcho(w.dial(), "sliced")
+	undoSlice()
+	w.wantEcho(w.dial(), "afterwards")
+}
+
 // A receiver that does not read must not hold up a fault, nor the end.
 func TestBlockedReceiverHoldsNothingUp(t *testing.T) {
 	t.Parallel()
