@@ -1,9 +1,7 @@
 package check
 
 import (
-	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -30,6 +28,7 @@ type Book struct {
 
 	mu     sync.Mutex // guards the following
 	leaves map[string]*Leaf
+	opened []*Leaf // the same in their order; only ever appended to
 	seen   []Anomaly
 
 	counts [words]atomic.Uint64
@@ -71,6 +70,7 @@ func (b *Book) Open(key string) *Leaf {
 			l.trace = new(trace)
 		}
 		b.leaves[key] = l
+		b.opened = append(b.opened, l)
 	}
 	return l
 }
@@ -90,8 +90,7 @@ func (b *Book) Account() Account {
 		Side: b.side, Made: b.cfg.Now(),
 		Sessions: map[string]*Entry{}, Counts: map[string]uint64{}, Events: map[string][]Event{},
 	}
-	leaves := b.all()
-	for _, l := range leaves {
+	for _, l := range b.all() {
 		e, holes := l.entry()
 		a.Sessions[l.Key] = e
 		if holes != nil {
@@ -130,13 +129,11 @@ func (b *Book) Silence() []byte {
 	return encoded(h)
 }
 
-// all returns the leaves in the order of their keys.
+// all returns the leaves in the order in which they were opened.
 func (b *Book) all() []*Leaf {
 	b.mu.Lock()
-	leaves := slices.Collect(maps.Values(b.leaves))
-	b.mu.Unlock()
-	slices.SortFunc(leaves, func(x, y *Leaf) int { return cmp.Compare(x.Key, y.Key) })
-	return leaves
+	defer b.mu.Unlock()
+	return b.opened
 }
 
 // blame keeps an anomaly, if there is room.
