@@ -42,6 +42,9 @@ type Config struct {
 	// Window is how many payload bytes may come in that the application has
 	// not read; 0: session.DefaultWindow.
 	Window int
+	// ReadBuffer is how many bytes a connection holds to read into, as long as it
+	// lives; 0: 32 KiB. Less suits a process with thousands of clients.
+	ReadBuffer int
 	// GiveUp is how long a session looks for a gateway before it ends with
 	// GRACE on this side; 0: the controller side's grace and 60 s more, so
 	// that as a rule the controller side is heard first. It does not concern
@@ -67,6 +70,9 @@ func (cfg *Config) check() error {
 	}
 	if cfg.Window < 0 || cfg.Window > session.MaxWindow {
 		return fmt.Errorf("link: window of %d bytes; want at most %d", cfg.Window, session.MaxWindow)
+	}
+	if cfg.ReadBuffer < 0 {
+		return fmt.Errorf("link: read buffer of %d bytes; want more, or 0 for the default", cfg.ReadBuffer)
 	}
 	words := []string{cfg.Controller, cfg.Agent, cfg.Credential}
 	for k, v := range cfg.Labels {

@@ -19,6 +19,9 @@ import (
 // as HTTP/2 recommends every peer and balancer to allow.
 const streamsPerConn = 100
 
+// defaultReadBuffer is gRPC's own default.
+const defaultReadBuffer = 32 << 10
+
 // connectWait bounds one attempt to connect.
 const connectWait = 5 * time.Second
 
@@ -49,6 +52,10 @@ func newPool(cfg *Config) *pool {
 			return new(net.Dialer).DialContext(ctx, "tcp", addr)
 		}
 	}
+	readBuffer := cfg.ReadBuffer
+	if readBuffer == 0 {
+		readBuffer = defaultReadBuffer
+	}
 	creds := insecure.NewCredentials()
 	if cfg.TLS != nil {
 		config := cfg.TLS.Clone()
@@ -62,6 +69,7 @@ func newPool(cfg *Config) *pool {
 		options: []grpc.DialOption{
 			grpc.WithTransportCredentials(creds),
 			grpc.WithContextDialer(dial),
+			grpc.WithReadBufferSize(readBuffer),
 			grpc.WithConnectParams(grpc.ConnectParams{
 				// The sessions wait as they see fit; this only keeps a crowd
 				// of them from dialing a dead gateway all the time.

@@ -36,8 +36,8 @@ func TestEveryMessageIsSentAtItsTimeAndArrives(t *testing.T) {
 		}
 		r.wantClean()
 		for _, tick := range r.agents.ticks {
-			if tick.Lag != 0 {
-				t.Errorf("the pacer was %v behind; time stands still while it works", tick.Lag)
+			if tick.Lag > minNap {
+				t.Errorf("the pacer was %v behind; want at most a nap, for time stands still while it works", tick.Lag)
 			}
 		}
 		// At most a nap of the pacer passes between a message's time and its arrival.
@@ -89,7 +89,7 @@ func TestStallIsLatencyOfEverythingThatWasDue(t *testing.T) {
 			t.Errorf("%d late messages, the worst by %v; want the 30 that were due, up to 3 s", late, most)
 		}
 		for _, tick := range r.agents.ticks {
-			if tick.Lag != 0 {
+			if tick.Lag > minNap {
 				t.Errorf("the generator says that it was %v late; the system was", tick.Lag)
 			}
 		}

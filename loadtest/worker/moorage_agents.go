@@ -27,6 +27,9 @@ func (Moorage) Agents(_ context.Context, p *Plan) (Agents, error) {
 		return nil, errors.New("worker: the plan names no gateway")
 	}
 	a := &moorageAgents{plan: p, leashes: map[*leash]struct{}{}}
+	if fleetSize(p) > manyAgents {
+		a.readBuffer = smallBuffer
+	}
 	if p.CAFile != "" {
 		pem, err := os.ReadFile(p.CAFile)
 		if err != nil {
@@ -51,10 +54,18 @@ func (Moorage) Agents(_ context.Context, p *Plan) (Agents, error) {
 	return a, nil
 }
 
+// Above so many agents in a process each reads through a small buffer: with the
+// usual one, buffers would be most of what an idle agent costs here.
+const (
+	manyAgents  = 1000
+	smallBuffer = 4 << 10
+)
+
 type moorageAgents struct {
-	plan *Plan
-	tls  *tls.Config // nil: plaintext
-	key  []byte      // of the agents' credentials; nil: none
+	plan       *Plan
+	tls        *tls.Config // nil: plaintext
+	readBuffer int         // of a connection; 0: link's default
+	key        []byte      // of the agents' credentials; nil: none
 
 	mu      sync.Mutex // guards the following
 	leashes map[*leash]struct{}
@@ -86,7 +97,7 @@ func (a *moorageAgents) Open(ctx context.Context, key, kind string) (Session, er
 	name := key[:max(strings.LastIndexByte(key, '/'), 0)] // the agent stays the same from session to session
 	cfg := link.Config{
 		Gateways: a.plan.Gateways, Controller: a.plan.Controller, Agent: a.plan.Run + "/" + name,
-		Labels: map[string]string{keyLabel: key}, TLS: a.tls,
+		Labels: map[string]string{keyLabel: key}, TLS: a.tls, ReadBuffer: a.readBuffer,
 	}
 	if a.key != nil {
 		cfg.Credential = credential(a.key, cfg.Agent)
