@@ -16,8 +16,12 @@ const diskSize = 512 << 20
 // A disk is a small tmpfs that can be filled.
 type disk struct{ dir string }
 
-// mountDisk makes one. It needs root.
+// mountDisk makes one, in mounts of this process's own: they go with it,
+// however it ends.
 func mountDisk(dir string) (*disk, error) {
+	if os.Getenv(isolatedVar) == "" {
+		return nil, errors.New("site: a small disk needs mounts of the harness's own: Isolate comes first")
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("site: small disk: %w", err)
 	}

@@ -12,23 +12,33 @@ import (
 	"github.com/moorage-dev/moorage/loadtest/scenario"
 )
 
+// runIsolated runs the test in namespaces of its own.
+func runIsolated(t *testing.T, args ...string) {
+	t.Helper()
+	self, err := os.Executable()
+	must(t, err)
+	cmd := exec.CommandContext(t.Context(), "unshare", append(args, self, "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "2m")...)
+	cmd.Env = append(os.Environ(), isolatedVar+"=1", binaryVar+"="+moorageBinary)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread() // with this thread the child would die
+	defer runtime.UnlockOSThread()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v: %v\n%s", args, err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, "_test.go") {
+			t.Log(strings.TrimSpace(line))
+		}
+	}
+}
+
 // TestBlackHoles runs itself in namespaces of its own, as the harness does.
 func TestBlackHoles(t *testing.T) {
 	if os.Getenv(isolatedVar) == "" {
 		t.Parallel()
-		for _, args := range [][]string{{"--net"}, {"--net", "--user", "--map-root-user"}} {
-			self, err := os.Executable()
-			must(t, err)
-			cmd := exec.CommandContext(t.Context(), "unshare", append(args, self, "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "2m")...)
-			cmd.Env = append(os.Environ(), isolatedVar+"=1", binaryVar+"="+moorageBinary)
-			cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-			runtime.LockOSThread() // with this thread the child would die
-			out, err := cmd.CombinedOutput()
-			runtime.UnlockOSThread()
-			if err != nil {
-				t.Errorf("%v: %v\n%s", args, err, out)
-			}
-		}
+		runIsolated(t, "--net")
+		runIsolated(t, "--net", "--user", "--map-root-user")
 		return
 	}
 	s := start(t, Config{Local: scenario.Local{Gateways: 2, TLS: true}, Holes: true})

@@ -148,7 +148,7 @@ func (s *site) startApache(ctx context.Context) (_ *kafka, err error) {
 	}
 	k := &kafka{words: "Apache Kafka, " + map[int]string{1: "one broker", 3: "three brokers"}[nodes], turns: make([]sync.Mutex, nodes)}
 	cfg := broker.ApacheConfig{
-		Nodes: nodes, FastFailover: nodes > 1, Log: s.log,
+		Nodes: nodes, FastFailover: true, Log: s.log,
 		Dir: filepath.Join(s.cfg.Dir, "kafka"),
 		// As a server would run it, with the optimizing compiler.
 		JVM: []string{"-XX:TieredStopAtLevel=4", "-Xmx768m"},
