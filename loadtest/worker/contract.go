@@ -131,16 +131,19 @@ type Ready struct {
 // A Tick is a worker's second. Histograms are HdrHistogram's V2 encoding, in
 // microseconds, of this second alone.
 type Tick struct {
-	At       time.Time          `json:"at"`
-	Agents   int                `json:"agents"`
-	Sent     [2]uint64          `json:"sent"`
-	Received [2]uint64          `json:"received"`
-	Bytes    [2]uint64          `json:"bytes"`
-	Latency  map[string][]byte  `json:"latency,omitempty"` // up, down, request, connect; and by group after a dot
-	Lag      time.Duration      `json:"lag"`               // how far the pacer itself was behind at most
-	CPU      float64            `json:"cpu"`               // cores this process used
-	Anomaly  uint64             `json:"anomalies"`         // so far
-	Extra    map[string]float64 `json:"extra,omitempty"`
+	At       time.Time         `json:"at"`
+	Agents   int               `json:"agents"`
+	Sent     [2]uint64         `json:"sent"`
+	Received [2]uint64         `json:"received"`
+	Bytes    [2]uint64         `json:"bytes"`
+	Latency  map[string][]byte `json:"latency,omitempty"` // up, down, request, connect; and by group after a dot
+	Lag      time.Duration     `json:"lag"`               // how far the pacer itself was behind at most
+	CPU      float64           `json:"cpu"`               // cores this process used
+	Anomaly  uint64            `json:"anomalies"`         // so far
+	// Extra are overrun (messages left out so far, because a session's backlog was
+	// full), backlog (due and not sent now) and overdue (in this second, messages
+	// that the generator itself held up for more than 10 ms).
+	Extra map[string]float64 `json:"extra,omitempty"`
 }
 
 // Final is a worker's account.

@@ -32,7 +32,9 @@ func (f *flow) step() bool {
 
 // due is called by the pacer when the next message is due.
 func (f *flow) due(now int64) (next int64, again bool) {
-	f.t.due(f.item(f.at))
+	it := f.item(f.at)
+	it.late = f.t.load.meter.late(now-f.at, false)
+	f.t.due(it)
 	if !f.step() {
 		f.t.flowEnded()
 		return 0, false

@@ -41,6 +41,7 @@ type meter struct {
 
 	sent, received, bytes [2]atomic.Uint64 // up, down, in this second
 	lag                   atomic.Int64     // the most of this second, in nanoseconds
+	overdue               atomic.Uint64    // messages that the generator itself held up for longer than overdueAfter, in this second
 }
 
 func newMeter(groups []string) *meter {
@@ -128,6 +129,7 @@ func (m *meter) tick(t *Tick) {
 		t.Bytes[d] += m.bytes[d].Swap(0)
 	}
 	t.Lag = max(t.Lag, time.Duration(m.lag.Swap(0)))
+	t.Extra["overdue"] += float64(m.overdue.Swap(0))
 	t.Latency = m.encode(m.second)
 	for _, h := range m.second {
 		if h != nil {
@@ -173,12 +175,21 @@ func encodeHistogram(h *hdrhistogram.Histogram) []byte {
 	return b
 }
 
-// late notes how far the generator itself was behind its schedule.
-func (m *meter) late(by int64) {
+// overdueAfter is how far the generator may be behind before a message counts as
+// held up by it.
+const overdueAfter = 10 * time.Millisecond
+
+// late notes how far the generator itself was behind its schedule, in
+// nanoseconds, and whether that makes one more message overdue.
+func (m *meter) late(by int64, counted bool) (overdue bool) {
+	if by > int64(overdueAfter) && !counted {
+		m.overdue.Add(1)
+		counted = true
+	}
 	for {
 		most := m.lag.Load()
 		if by <= most || m.lag.CompareAndSwap(most, by) {
-			return
+			return counted
 		}
 	}
 }

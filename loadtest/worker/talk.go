@@ -19,6 +19,7 @@ type item struct {
 	answer uint32 // of a request: the size of what is wanted back
 	kind   check.Kind
 	paced  bool // came straight from the pacer: nothing but the generator can have held it up
+	late   bool // and did, too long; counted
 	last   bool // no message: nothing more will be sent
 }
 
@@ -354,7 +355,7 @@ func (t *talk) send(ctx context.Context, buf []byte) []byte {
 			return buf
 		}
 		if first && batch[0].paced {
-			l.meter.late(time.Now().UnixNano() - batch[0].at)
+			l.meter.late(time.Now().UnixNano()-batch[0].at, batch[0].late)
 		}
 		first = false
 		for _, it := range batch[:n] {
