@@ -163,8 +163,8 @@ func cards(r *results.Results) []card {
 		if f := figure.Of(name); f != nil && f.Name == f.Unit { // agents, faults
 			c.Value = number3(median(sorted))
 		}
-		if len(sorted) > 1 {
-			c.Note = withUnit(name, sorted[0]) + " to " + withUnit(name, sorted[len(sorted)-1]) + " in " + strconv.Itoa(len(sorted)) + " runs"
+		if low, high := withUnit(name, sorted[0]), withUnit(name, sorted[len(sorted)-1]); low != high {
+			c.Note = low + " – " + high + ", " + strconv.Itoa(len(sorted)) + " runs"
 		}
 		all = append(all, c)
 	}

@@ -58,18 +58,32 @@
       ctx.beginPath();
       ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
       ctx.clip();
-      ctx.font = 11 * scale + "px system-ui, sans-serif";
-      let free = -Infinity; // no name is written over another
       for (const mark of marks) {
         const x = u.valToPos(mark.at, "x", true), end = u.valToPos(mark.at + mark.for, "x", true);
-        if (end < bbox.left || x > bbox.left + bbox.width) continue;
         ctx.fillStyle = color("--fault");
         ctx.fillRect(x, bbox.top, Math.max(end - x, 2 * scale), bbox.height);
         ctx.fillStyle = color("--faultline");
         ctx.fillRect(x, bbox.top, scale, bbox.height);
+      }
+      ctx.restore();
+    };
+    // Names stand above the grid and below the lines.
+    const names = (u) => {
+      const { ctx, bbox } = u, scale = devicePixelRatio || 1;
+      ctx.save();
+      ctx.font = 11 * scale + "px system-ui, sans-serif";
+      ctx.textAlign = "left";
+      ctx.textBaseline = "top";
+      let free = -Infinity; // no name is written over another
+      for (const mark of marks) {
+        const x = u.valToPos(mark.at, "x", true);
+        if (x < bbox.left) continue;
         const width = ctx.measureText(mark.name).width;
         if (x + 4 * scale > free && x + width + 8 * scale < bbox.left + bbox.width) {
-          ctx.fillText(mark.name, x + 4 * scale, bbox.top + 11 * scale);
+          ctx.fillStyle = color("--card");
+          ctx.fillRect(x + 2 * scale, bbox.top, width + 4 * scale, 13 * scale);
+          ctx.fillStyle = color("--faultline");
+          ctx.fillText(mark.name, x + 4 * scale, bbox.top + scale);
           free = x + width + 10 * scale;
         }
       }
@@ -104,7 +118,7 @@
       series: [{ label: "at", value: (u, v) => v == null ? "–" : clock(v) }, ...series],
       cursor: { sync: { key: "run" + plot.run }, points: { size: 6 }, drag: { x: true, y: false } },
       legend: { markers: { width: 2 } },
-      hooks: { drawClear: [bands] },
+      hooks: { drawClear: [bands], drawAxes: [names] },
     }, plot.lines, element));
   }
 
