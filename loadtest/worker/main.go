@@ -326,8 +326,13 @@ type ticking struct {
 	cpu   time.Duration // used by then
 }
 
+// begin sets the seconds up; a worker that comes late, in another's place, joins
+// in the present one.
 func (s *ticking) begin(start time.Time) {
 	s.at, s.then, s.cpu = start.Add(time.Second), time.Now(), cpuTime()
+	if late := s.then.Sub(s.at); late >= 0 {
+		s.at = s.at.Add(late.Truncate(time.Second) + time.Second)
+	}
 	s.timer = time.NewTimer(time.Until(s.at))
 }
 

@@ -300,7 +300,13 @@ func (t *talk) run(ctx context.Context) (reason string) {
 	t.leaf.Ended(reason)
 	if reason != check.OK {
 		t.load.event("lost-session", t.leaf.Key, err.Error())
-		kill(t.s) // it may hold a connection still
+	}
+	switch {
+	case err == nil:
+	case told:
+		_ = t.s.Close() // what it stood on goes; the reason is known
+	default:
+		kill(t.s)
 	}
 	return reason
 }
