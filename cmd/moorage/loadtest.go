@@ -1,13 +1,12 @@
 package main
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"os"
-	"strings"
+	"path/filepath"
 
 	"github.com/moorage-dev/moorage/loadtest/report"
-	"github.com/moorage-dev/moorage/loadtest/results"
 	"github.com/moorage-dev/moorage/loadtest/scenario"
 )
 
@@ -87,14 +86,12 @@ Examples:
 
 // Run checks each file.
 func (c *loadtestValidateCmd) Run(p *process) error {
-	wrong := 0
 	var last error
 	for _, name := range c.File {
 		if _, _, err := scenario.Open(name); err != nil {
 			if last != nil {
 				fmt.Fprintln(p.stderr, "moorage: "+oneLine(last.Error()))
 			}
-			wrong++
 			last = err
 			continue
 		}
@@ -107,33 +104,46 @@ func (c *loadtestValidateCmd) Run(p *process) error {
 }
 
 type loadtestReportCmd struct {
-	Dir []string `arg:"" help:"Directories that runs were written to."`
+	Dir  []string `arg:"" help:"Directories that runs were written to."`
+	HTML string   `name:"html" placeholder:"FILE" help:"Write the comparison of several runs to this page."`
 }
 
 // Help gives the examples.
 func (*loadtestReportCmd) Help() string {
 	return `
-Of several runs the figures stand side by side, as ratios to the first.
+Of one run its summary is printed again; its page is report.html in the directory. Of several the figures stand side by side, as ratios to the first's; --html makes a page of that, with every figure.
 
 Examples:
 
   moorage loadtest report loadtest-smoke-20260102-150405
-  moorage loadtest report before after
+  moorage loadtest report before after --html compare.html
 `
 }
 
 // Run prints one run's summary, or compares.
-func (c *loadtestReportCmd) Run(_ context.Context, p *process) error {
-	var all []*results.Results
-	for _, dir := range c.Dir {
-		r, err := report.Open(dir)
+func (c *loadtestReportCmd) Run(p *process) error {
+	if len(c.Dir) == 1 {
+		r, err := report.Open(c.Dir[0])
 		if err != nil {
 			return usageError{err}
 		}
-		all = append(all, r)
+		if c.HTML != "" {
+			return usagef("--html is for several runs; the page of one is %s", filepath.Join(c.Dir[0], report.PageFile))
+		}
+		fmt.Fprint(p.stdout, report.Summary(c.Dir[0], r))
+		return nil
 	}
-	fmt.Fprint(p.stdout, strings.Join(all[0].Verdict.Lines, "\n"), "\n")
-	return nil
+	if err := report.Compare(p.stdout, c.Dir); err != nil {
+		return usageError{err}
+	}
+	if c.HTML == "" {
+		return nil
+	}
+	f, err := os.Create(c.HTML)
+	if err != nil {
+		return usagef("--html: %w", err)
+	}
+	return errors.Join(report.CompareHTML(f, c.Dir), f.Close())
 }
 
 // mustBeProgram refuses what could not be started later.

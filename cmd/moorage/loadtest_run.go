@@ -99,8 +99,8 @@ func (c *loadtestRunCmd) Run(ctx context.Context, k *kong.Context, p *process) e
 	}
 	cfg.Spawn = workers.Spawn
 	cfg.Start = site.Start
-	progress := newProgress(p, cfg.Scenario)
-	cfg.Tick = progress.tick
+	progress := report.NewProgress(p.stderr, time.Duration(sc.Length), columns(p.stderr))
+	cfg.Tick = progress.Tick
 	cfg.Event = events.Add
 
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -115,7 +115,7 @@ func (c *loadtestRunCmd) Run(ctx context.Context, k *kong.Context, p *process) e
 		}
 	}()
 	r, failed := loadrun.Run(ctx, cfg)
-	progress.end()
+	progress.End()
 	failed = errors.Join(failed, events.Close())
 	if r == nil {
 		return fmt.Errorf("%w (logs in %s)", failed, logs)
@@ -124,7 +124,7 @@ func (c *loadtestRunCmd) Run(ctx context.Context, k *kong.Context, p *process) e
 	if err := report.Write(out, r); err != nil {
 		return errors.Join(failed, err)
 	}
-	progress.summary(out, r)
+	fmt.Fprint(p.stdout, report.Summary(out, r))
 	if failed == nil && !r.Verdict.Clean {
 		return errMissed
 	}

@@ -20,15 +20,13 @@
 //
 // # When the generator was the limit
 //
-// A worker's second is late when its pacer was at some moment more than
-// [LagLimit] behind its own schedule, and busy when the worker used more than
+// A worker counts the messages that it held up itself for more than 10 ms
+// after their time, before it tried to send them. When these are more than
+// [OverdueShare] of what it sent after warm-up, the 99th percentile says more of
+// the generator than of the system. So it does when the worker used more than
 // [BusyLimit] of its share of the processors (all, divided by the number of
-// workers). What was due while the pacer was behind by so much was late by the
-// generator's fault: when the lags of a worker's late seconds add up to more
-// than [LateShare] of the time after warm-up, some hundredth of the messages may
-// be, and the 99th percentile says more of the generator than of the system. So
-// it does when more than [BusyShare] of the seconds were busy. In both cases
-// the pass is invalid. Fewer than [LimitFloor] such seconds are no proof.
+// workers) in more than [BusyShare] of the seconds, and in [BusyFloor] at least. In
+// both cases the pass is invalid.
 //
 // # Bounds
 //
@@ -41,12 +39,11 @@ import "time"
 
 // The limits that the package comment explains.
 const (
-	LagLimit    = 10 * time.Millisecond
-	BusyLimit   = 0.9
-	LateShare   = 0.01
-	BusyShare   = 0.05
-	LimitFloor  = 3 // seconds
-	SilentLimit = 30 * time.Second
+	OverdueShare = 0.01
+	BusyLimit    = 0.9
+	BusyShare    = 0.05
+	BusyFloor    = 3 // seconds
+	SilentLimit  = 30 * time.Second
 
 	maxLine      = 512 << 20 // an account of 100,000 sessions is some 20 MB
 	maxAnomalies = 100

@@ -56,6 +56,9 @@ func (p *pass) result(finals map[*hand]worker.Final, length time.Duration) (*res
 		seen.bury(p.killed)
 	}
 	p.settle(one, seen)
+	if one.Figures["opens"] == 0 {
+		errs = append(errs, p.nobodyLocked())
+	}
 	return one, errors.Join(errs...)
 }
 

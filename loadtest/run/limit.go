@@ -20,9 +20,9 @@ type limits struct {
 
 // strain is what one worker's seconds were like.
 type strain struct {
-	seconds, late, busy int
-	behind              time.Duration // the lags of late seconds, together
-	worst               time.Duration
+	seconds, busy int
+	sent, overdue float64
+	worst         time.Duration
 }
 
 func newLimits(from, until time.Time, cores, workers int) *limits {
@@ -40,10 +40,8 @@ func (l *limits) add(name string, t worker.Tick) {
 		l.seen[name] = s
 	}
 	s.seconds++
-	if t.Lag > LagLimit {
-		s.late++
-		s.behind += t.Lag
-	}
+	s.sent += float64(t.Sent[0] + t.Sent[1])
+	s.overdue += t.Extra["overdue"]
 	if t.CPU > BusyLimit*l.share {
 		s.busy++
 	}
@@ -55,10 +53,10 @@ func (l *limits) verdict() string {
 	for _, name := range slices.Sorted(maps.Keys(l.seen)) {
 		s := l.seen[name]
 		switch {
-		case s.late >= LimitFloor && s.behind.Seconds() > LateShare*float64(s.seconds):
-			return fmt.Sprintf("the generator was the limit: %s was behind its own schedule by more than %v in %d of %d seconds, at worst by %v; give it more processors, or less to do",
-				name, LagLimit, s.late, s.seconds, s.worst.Round(time.Millisecond))
-		case s.busy >= LimitFloor && float64(s.busy) > BusyShare*float64(s.seconds):
+		case s.overdue > OverdueShare*s.sent:
+			return fmt.Sprintf("the generator was the limit: %s itself held up %.0f of %.0f messages for more than 10 ms, at worst for %v; give it more processors, or less to do",
+				name, s.overdue, s.sent, s.worst.Round(time.Millisecond))
+		case s.busy >= BusyFloor && float64(s.busy) > BusyShare*float64(s.seconds):
 			return fmt.Sprintf("the generator was the limit: %s used more than %.1f of its %.2g processors in %d of %d seconds; give it more, spread it with --workers, or give it less to do",
 				name, BusyLimit*l.share, l.share, s.busy, s.seconds)
 		}

@@ -23,6 +23,7 @@ import (
 const (
 	readyLimit     = 2 * time.Minute  // for all workers to be ready
 	interruptDrain = 8 * time.Second  // for what is under way when somebody interrupts
+	refusedLimit   = 5 * time.Second  // from when the first agent is turned away until somebody gets in
 	undoLimit      = time.Minute      // for faults to be undone at the end
 	accountLimit   = 30 * time.Second // for accounts, beyond the drain
 )
@@ -45,16 +46,19 @@ type pass struct {
 	goneErr error
 	wreck   sync.Once
 
-	mu      sync.Mutex // guards the following
-	hands   []*hand    // workers, dead ones left out
-	frozen  map[string]int
-	heard   map[string]time.Time
-	seconds *seconds
-	limits  *limits
-	ticks   []results.Tick
-	marks   []results.FaultMark
-	cpu     float64   // the most cores that a worker used
-	killed  time.Time // when the application was, last; zero: never
+	mu        sync.Mutex // guards the following
+	hands     []*hand    // workers, dead ones left out
+	frozen    map[string]int
+	heard     map[string]time.Time
+	seconds   *seconds
+	limits    *limits
+	ticks     []results.Tick
+	marks     []results.FaultMark
+	cpu       float64   // the most cores that a worker used
+	most      int       // agents of one worker with a session, ever
+	away      string    // why somebody could not get one, last
+	awaySince time.Time // first
+	killed    time.Time // when the application was, last; zero: never
 }
 
 func newPass(cfg *Config, system string, pair int) *pass {
@@ -251,6 +255,9 @@ func (p *pass) hear(h *hand, w worker.Word) {
 	if e := w.Event; e != nil {
 		e.Run = p.label
 		p.Event(*e)
+		if e.Kind == "lost-session" {
+			p.turnedAway(e)
+		}
 	}
 	if w.Tick == nil {
 		return
@@ -263,9 +270,30 @@ func (p *pass) hear(h *hand, w worker.Word) {
 	}
 	p.limits.add(h.name, *w.Tick)
 	p.cpu = max(p.cpu, w.Tick.CPU)
+	if h.role == worker.RoleAgents {
+		p.most = max(p.most, w.Tick.Agents)
+	}
 	if err := p.seconds.add(h.name, h.role == worker.RoleAgents, *w.Tick); err != nil {
 		go p.abandon(h.why(err))
 	}
+}
+
+// turnedAway notes why an agent has no session.
+func (p *pass) turnedAway(e *results.Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.away = e.Text; p.awaySince.IsZero() {
+		p.awaySince = time.Now()
+	}
+}
+
+// nobodyLocked tells why no agent ever had a session; nil: one had, or nobody knows.
+// p.mu is held.
+func (p *pass) nobodyLocked() error {
+	if p.most > 0 || p.away == "" {
+		return nil
+	}
+	return fmt.Errorf("run: no agent gets in: %s", p.away)
 }
 
 // tell is an event of the coordinator's own.
@@ -369,7 +397,14 @@ func (p *pass) look(ctx context.Context) {
 				silent = h.name
 			}
 		}
+		var refused error
+		if !p.awaySince.IsZero() && time.Since(p.awaySince) > refusedLimit {
+			refused = p.nobodyLocked()
+		}
 		p.mu.Unlock()
+		if refused != nil {
+			p.abandon(refused)
+		}
 		if silent != "" {
 			p.abandon(fmt.Errorf("worker %s: has said nothing for %v", silent, SilentLimit))
 		}

@@ -146,8 +146,8 @@ func TestWorkerThatKnowsNoEndIsLeft(t *testing.T) {
 
 func TestSlowGeneratorMakesItInvalid(t *testing.T) {
 	for what, slow := range map[string]func(*worker.Tick){
-		"behind its own schedule by more": func(t *worker.Tick) { t.Lag = 40 * time.Millisecond },
-		"of its":                  func(t *worker.Tick) { t.CPU = 1000 },
+		"held up": func(t *worker.Tick) { t.Extra, t.Lag = map[string]float64{"overdue": 1}, 40*time.Millisecond },
+		"of its":  func(t *worker.Tick) { t.CPU = 1000 },
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := &stage{t: t, tick: func(name string, tick *worker.Tick) {
