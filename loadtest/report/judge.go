@@ -275,8 +275,9 @@ func median(sorted []float64) float64 {
 // percentiles in their order, then the alphabet's.
 func byRank(a, b string) int {
 	rank := func(name string) int {
+		f := figure.Of(name)
 		for i := range figure.All {
-			if f := figure.Of(name); f != nil && f.Name == figure.All[i].Name {
+			if f == &figure.All[i] {
 				return i
 			}
 		}
