@@ -197,7 +197,7 @@ func TestWhatSettleExcuses(t *testing.T) {
 		{"but not with any reason", func(p *pair) {
 			p.send(key, Agent)
 			p.end(key, Agent, "DATA_LOSS")
-		}, mortal, Verdict{Misjudged: 1, Lost: 1, Untold: 1}},
+		}, mortal, Verdict{Misjudged: 1, Stuck: 1, Untold: 1}},
 		{"and not without one", func(p *pair) { p.send(key, Agent) }, mortal, Verdict{Stuck: 1}},
 		{"an agent that died, and grace has run", func(p *pair) {
 			p.send(key, Agent)
@@ -220,6 +220,11 @@ func TestWhatSettleExcuses(t *testing.T) {
 			p.gone(key, Agent)
 			p.after(time.Hour)
 		}, Terms{Within: 2 * time.Minute}, Verdict{Untold: 1}},
+		{"an end in order, of which the other side has not heard, is on its way like the rest", func(p *pair) {
+			p.send(key, Controller)
+			p.send(key, Controller)
+			p.end(key, Controller, OK)
+		}, Terms{}, Verdict{Stuck: 1, Untold: 1}},
 		{"an end that one side was told just now", func(p *pair) {
 			p.send(key, Agent)
 			p.drain(key)

@@ -5,13 +5,13 @@
 // and how they learned that a session ended. The verdict is a [Report]:
 //
 //   - lost: a message was sent and did not arrive, although a later one of the
-//     same direction did, or although its session ended without a reason that
-//     allows for it.
+//     same direction did, or although its receiver was told an end without a
+//     reason that allows for it.
 //   - repeated: a message arrived again.
 //   - reordered: a message arrived after a later one of its direction.
-//   - stuck: one direction of a session that has not ended holds messages, and
-//     nothing has arrived there for [Config.Settle]; in a final report, for any
-//     time at all. It may still come, so it is not lost.
+//   - stuck: one direction of a session holds messages, its receiver was told
+//     no end, and nothing has arrived there for [Config.Settle]; in a final
+//     report, for any time at all. It may still come, so it is not lost.
 //   - corrupted: a message arrived with other bytes than were sent, or was
 //     never sent.
 //   - revived: a message arrived where the session's end had been told.

@@ -139,7 +139,7 @@ func (c *Checker) judge(r *Report, id Session, ss *session, from Side, now time.
 	case ss.cutOff():
 		r.CutOff += uint64(len(tail))
 		return 0
-	case ss.ends[at].told || final && ss.ends[from].told:
+	case ss.ends[at].told:
 		lose(tail, "missing at the end of the session")
 		return 0
 	case final || quiet >= c.cfg.Settle:

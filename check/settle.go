@@ -36,8 +36,8 @@ type Ending struct {
 //
 //   - What one side alone could tell is counted as its Book did.
 //   - What was sent and is behind the last that arrived is cut off if an
-//     application died or a side was told an end that Terms allow; lost if the
-//     session ended otherwise; stuck if it did not.
+//     application died or a side was told an end that Terms allow; lost if its
+//     receiver was told another end; stuck if it was told none.
 //   - A message that arrived without having been sent is corrupted.
 //   - Of a session that only one side knows, the other has sent and got nothing.
 //     The account of an application that was killed is lost with it: the reason
@@ -181,7 +181,7 @@ func (s *settlement) judgeTail(key string, from Side, ss *session, pages [2]page
 	case tail == 0:
 	case ss.cutOff():
 		s.r.CutOff += tail
-	case ss.ends[to].told || ss.ends[from].told:
+	case ss.ends[to].told:
 		s.r.Lost += tail
 		s.blame(key, to, "lost", got+1, fmt.Sprintf("%d missing at the end of the session", tail))
 	default:
