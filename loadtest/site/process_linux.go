@@ -25,16 +25,17 @@ type child struct {
 	argv func() []string // asked at each start: an upgrade changes it
 	log  string          // file, to whose end its output goes
 	host *host           // network that it lives in; nil: ours
-	// ready tells whether it serves; nil: at once. It is asked until it says
-	// so, the process ends, or readyWithin has passed.
+	// ready tells whether it serves. It is asked until it says so, or
+	// readyWithin has passed.
 	ready       func(ctx context.Context) error
 	readyWithin time.Duration
 
 	turn sync.Mutex // held by who starts or ends it
 
-	mu   sync.Mutex // guards the following
-	proc *process   // of now, or the last one; nil before the first
-	shut bool       // no more starts
+	mu     sync.Mutex // guards the following
+	proc   *process   // of now, or the last one; nil before the first
+	served bool       // it has been ready once
+	shut   bool       // no more starts
 }
 
 // A process is one life of a child.
@@ -51,33 +52,50 @@ func (c *child) start(ctx context.Context) error {
 	return c.startLocked(ctx)
 }
 
+// startLocked starts again what ends before it serves, as a service manager
+// does: a gateway ends when it finds no Kafka. But a first start that fails
+// has a cause that is ours.
 func (c *child) startLocked(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.readyWithin, fmt.Errorf("not ready in %v", c.readyWithin))
+	defer cancel()
+	for {
+		ended, err := c.tryStart(ctx)
+		c.mu.Lock()
+		c.served = c.served || err == nil
+		again := c.served && ended
+		c.mu.Unlock()
+		if err == nil || !again || hold(ctx, restartPause) != nil {
+			return err
+		}
+	}
+}
+
+// restartPause is between a failed start and the next.
+const restartPause = 200 * time.Millisecond
+
+// tryStart starts one process; ended: it did so by itself before it served.
+func (c *child) tryStart(ctx context.Context) (ended bool, err error) {
 	if c.running() != nil {
-		return nil
+		return false, nil
 	}
 	p, err := c.spawn()
 	if err != nil {
-		return fmt.Errorf("site: start %s: %w", c.name, err)
+		return false, fmt.Errorf("site: start %s: %w", c.name, err)
 	}
-	if c.ready == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, c.readyWithin, fmt.Errorf("not ready in %v", c.readyWithin))
-	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		err := c.ready(ctx)
 		if err == nil {
-			return nil
+			return false, nil
 		}
 		select {
 		case <-p.done:
-			return c.died(p)
+			return true, c.died(p)
 		case <-ctx.Done():
 			p.signal(syscall.SIGKILL)
 			<-p.done
-			return fmt.Errorf("site: start %s: %w (%v); see %s", c.name, context.Cause(ctx), err, c.log)
+			return false, fmt.Errorf("site: start %s: %w (%v); see %s", c.name, context.Cause(ctx), err, c.log)
 		case <-tick.C:
 		}
 	}
@@ -172,9 +190,12 @@ func (p *process) signal(sig syscall.Signal) {
 	_ = syscall.Kill(-p.cmd.Process.Pid, sig) // fails only for one that ended meanwhile
 }
 
-// kill ends the child as a crash does, and returns when it is dead.
+// kill ends the child as a crash does, and returns when it is dead. One that is
+// about to start is down.
 func (c *child) kill() error {
-	c.turn.Lock()
+	if !c.turn.TryLock() {
+		return fmt.Errorf("site: %s %w", c.name, errDown)
+	}
 	defer c.turn.Unlock()
 	p := c.running()
 	if p == nil {

@@ -1,6 +1,7 @@
 package site
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -86,4 +87,27 @@ func TestWhatCannotBeDoneIsSaid(t *testing.T) {
 			t.Errorf("%s of %q: got %v, want one line with %q", c.f.Do, c.f.To, err, c.want)
 		}
 	}
+}
+
+// A gateway that finds no Kafka ends: like a service manager the harness
+// starts it until it serves.
+func TestGatewayIsStartedUntilItServes(t *testing.T) {
+	t.Parallel()
+	s := start(t, Config{Proxied: true})
+	s.connect()
+	s.do(scenario.Fault{Do: fault.Kill, To: "gateway-1"}, func() {
+		mend, err := s.Do(t.Context(), scenario.Fault{Do: fault.Cut, To: legKafka, For: scenario.Duration(time.Hour)})
+		must(t, err)
+		back := make(chan error, 1)
+		go func() { back <- s.gateways[0].start(t.Context()) }()
+		tries := func() int {
+			said, err := os.ReadFile(s.logFile("gateway-1"))
+			must(t, err)
+			return strings.Count(string(said), "moorage: gateway: bridge:")
+		}
+		eventually(t, "two starts in vain", 50*time.Second, func() bool { return tries() >= 2 })
+		must(t, mend(t.Context()))
+		must(t, <-back)
+	})
+	s.wantEcho("afterwards")
 }
