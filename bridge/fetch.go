@@ -73,6 +73,8 @@ type fetcher struct {
 	// asked for at once; 0: no bound. The others take turns.
 	behind int
 
+	records, bytes atomic.Uint64 // fetched
+
 	mu    sync.Mutex // guards what follows, and the feeds
 	feeds map[*feed]struct{}
 	loops map[int32]*loop
@@ -297,7 +299,9 @@ func (l *loop) hand(fd *feed, from int64, b *sarama.FetchResponseBlock, conn *co
 		// is handed on before metadata have been asked which.
 		l.f.lose([]*feed{fd}, time.Now(), 0)
 	case err == sarama.ErrNoError:
-		fd.next.Store(fd.to.take(l.weigh(fd, newBlock(from, b), alone)))
+		blk := newBlock(from, b)
+		l.f.count(blk)
+		fd.next.Store(fd.to.take(l.weigh(fd, blk, alone)))
 	case err == sarama.ErrOffsetOutOfRange:
 		l.outside(fd, conn)
 	case mayPass(err):
@@ -310,6 +314,19 @@ func (l *loop) hand(fd *feed, from int64, b *sarama.FetchResponseBlock, conn *co
 		l.f.r.c.cfg.Logger.Warn("fetch failed", "fetcher", l.f.name, "topic", fd.topic.Name, "partition", fd.partition, "err", err)
 		l.f.lose([]*feed{fd}, time.Now(), time.Second)
 	}
+}
+
+// count adds what came of a partition, whoever wants it.
+func (f *fetcher) count(blk *block) {
+	records, bytes := 0, 0
+	for _, batch := range blk.batches {
+		records += len(batch.Records)
+		for _, rec := range batch.Records {
+			bytes += len(rec.Key) + len(rec.Value)
+		}
+	}
+	f.records.Add(uint64(records))
+	f.bytes.Add(uint64(bytes))
 }
 
 // weigh looks at a block that is empty although the log's end is further on.

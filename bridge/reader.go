@@ -101,6 +101,15 @@ func (r *Reader) Close() error {
 	return nil
 }
 
+// Traffic is what a reader fetched, in keys and values, since it was made.
+type Traffic struct{ Records, Bytes uint64 }
+
+// Fetched tells what was read as it came, and what was read again or late, by
+// scans. Records that no subscription wants count too.
+func (r *Reader) Fetched() (live, scanned Traffic) {
+	return Traffic{r.live.records.Load(), r.live.bytes.Load()}, Traffic{r.scan.records.Load(), r.scan.bytes.Load()}
+}
+
 // start runs f in a goroutine that Close waits for. False: it is too late.
 func (r *Reader) start(f func()) bool {
 	r.mu.Lock()

@@ -20,7 +20,8 @@ func TestTailServesBacklogAndGoesLive(t *testing.T) {
 		k := newTestKafka(t, 1, 2, nil)
 		q := k.producer().Queue(testTopic, 1)
 		k.fill(q, 1, 1, 100)
-		tail := k.reader().Tail(k.topic, 1)
+		r := k.reader()
+		tail := r.Tail(k.topic, 1)
 		if _, ok := tail.Next(); ok {
 			t.Error("a tail without subscriptions is followed")
 		}
@@ -37,6 +38,10 @@ func TestTailServesBacklogAndGoesLive(t *testing.T) {
 		}
 		if next, ok := tail.Next(); !ok || next != end+50 {
 			t.Errorf("the tail's next is %d, %v", next, ok)
+		}
+		live, scanned := r.Fetched()
+		if scanned.Records < 100 || live.Records+scanned.Records < 250 || live.Records < 50 || live.Bytes < live.Records || scanned.Bytes < scanned.Records {
+			t.Errorf("250 records, of them 100 in the backlog: %+v live, %+v scanned", live, scanned)
 		}
 	})
 }

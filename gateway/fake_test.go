@@ -40,6 +40,8 @@ func (v *void) Topics(string) bridge.Topics {
 	return bridge.Topics{Up: "up", Down: "down", Sessions: "sessions", Meta: "meta"}
 }
 func (v *void) GatewaysTopic() string { return "gateways" }
+
+func (v *void) Fetched() (live, scanned bridge.Traffic) { return live, scanned }
 func (v *void) Topic(context.Context, string) (bridge.Topic, error) {
 	return bridge.Topic{Name: "meta", ID: v.inc.Topic, Partitions: 1}, nil
 }

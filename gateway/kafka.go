@@ -19,6 +19,7 @@ type kafka interface {
 	Stalled(topic string, partition int32) (since time.Duration, open bool)
 	Beat(key, value []byte, done func(offset int64, err error)) // into the gateways topic
 	Tail(t bridge.Topic, partition int32) tail
+	Fetched() (live, scanned bridge.Traffic) // of down logs
 	Follow(t bridge.Topic, partition int32, from int64, h func(bridge.Message), fail func(error)) follower
 	Close() error
 }
@@ -87,6 +88,8 @@ func (c *cluster) Beat(key, value []byte, done func(int64, error)) {
 func (c *cluster) Tail(t bridge.Topic, partition int32) tail {
 	return sharedTail{c.downs.Tail(t, partition)}
 }
+
+func (c *cluster) Fetched() (live, scanned bridge.Traffic) { return c.downs.Fetched() }
 
 func (c *cluster) Follow(t bridge.Topic, partition int32, from int64, h func(bridge.Message), fail func(error)) follower {
 	return c.metas.Follow(t, partition, from, h, fail)

@@ -601,6 +601,9 @@ func TestAdmin(t *testing.T) {
 			if w.Code != 200 || !strings.Contains(w.Body.String(), want) {
 				t.Errorf("%s: %d, no %q in %.300s", path, w.Code, want, w.Body)
 			}
+			if path == "/metrics" && !strings.Contains(w.Body.String(), "\nmoorage_gateway_fetched_records_total ") {
+				t.Error("/metrics: nothing of what was read from Kafka")
+			}
 		}
 	})
 }

@@ -3,6 +3,8 @@ package gateway
 import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/moorage-dev/moorage/bridge"
 )
 
 // metrics are what a gateway counts. No session, agent or address is a label.
@@ -93,5 +95,18 @@ func newMetrics(g *Gateway) *metrics {
 			Namespace: "moorage", Subsystem: "gateway", Name: "cache_evicted_total", Help: "Tails evicted from the cache.",
 		}, func() float64 { return float64(g.cache.Evicted()) }),
 	)
+	fetched := func(name, help string, pick func(live, scanned bridge.Traffic) uint64) {
+		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: "moorage", Subsystem: "gateway", Name: name, Help: help,
+		}, func() float64 { return float64(pick(g.k.Fetched())) }))
+	}
+	fetched("fetched_records_total", "Records of down logs read as they came, wanted here or not.",
+		func(live, _ bridge.Traffic) uint64 { return live.Records })
+	fetched("fetched_bytes_total", "Their keys and values.",
+		func(live, _ bridge.Traffic) uint64 { return live.Bytes })
+	fetched("replayed_records_total", "Records of down logs read late or again, for sessions that fell behind or came back.",
+		func(_, scanned bridge.Traffic) uint64 { return scanned.Records })
+	fetched("replayed_bytes_total", "Their keys and values.",
+		func(_, scanned bridge.Traffic) uint64 { return scanned.Bytes })
 	return m
 }
