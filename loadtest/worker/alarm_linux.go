@@ -32,7 +32,8 @@ func (a *fdAlarm) set(d time.Duration) {
 }
 
 // sleep sets the timer before it looks whether it was poked: a poke after that
-// look finds the timer set, and sets it again.
+// look finds the timer set, and sets it again. A poke while sleep returns is
+// forgotten: whoever slept looks for news anyway.
 func (a *fdAlarm) sleep(d time.Duration) {
 	a.set(d)
 	if a.poked.Swap(false) {

@@ -162,7 +162,7 @@ func TestRequestsWaitForAnswers(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		m.stall(true)
 		time.Sleep(2 * time.Second)
-		if n := len(m.pairs["a/0/0"].queues[1]); n != 2 {
+		if n := m.underWay("a/0/0"); n != 2 {
 			t.Errorf("%d requests are under way; want 2", n)
 		}
 		m.stall(false)

@@ -79,6 +79,13 @@ func (m *memory) stall(on bool) {
 	m.change()
 }
 
+// underWay is how many messages to the application have not been received.
+func (m *memory) underWay(key string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.pairs[key].queues[1])
+}
+
 // end ends every session with a reason.
 func (m *memory) end(reason string) {
 	m.mu.Lock()

@@ -24,8 +24,11 @@ func newSenders(ctx context.Context) *senders {
 	return &senders{ctx: ctx, turns: make(chan *talk)}
 }
 
-// take never blocks.
+// take never blocks. When the run is over nothing is sent any more.
 func (s *senders) take(t *talk) {
+	if s.ctx.Err() != nil {
+		return
+	}
 	select {
 	case s.turns <- t:
 	default:
