@@ -4,10 +4,12 @@ package loadtest_test
 
 import (
 	"flag"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/moorage-dev/moorage/e2e/rig"
+	"github.com/moorage-dev/moorage/loadtest/scenario"
 )
 
 // Longer runs for whoever has the time.
@@ -29,7 +31,11 @@ func TestChaos(t *testing.T) {
 
 // TestChaosOnKafka does it to a real broker too.
 func TestChaosOnKafka(t *testing.T) {
-	o := harness{}.loadtest(t, "chaos-kafka", "--length", kafkaLength.String(), "--seed", *chaosSeed)
+	// Its thresholds are for its own length.
+	_, text, err := scenario.Open("chaos-kafka")
+	rig.Must(t, err)
+	story, _, _ := strings.Cut(string(text), "\nthresholds:")
+	o := harness{}.loadtest(t, write(t, story+"\n"), "--length", kafkaLength.String(), "--seed", *chaosSeed)
 	one := o.wantClean(t)
 	if one.Figures["faults"] == 0 || one.Figures["failed_faults"] > 0 {
 		t.Errorf("%v faults, and %v failed", one.Figures["faults"], one.Figures["failed_faults"])
