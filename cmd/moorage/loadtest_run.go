@@ -15,6 +15,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/moorage-dev/moorage/loadtest/baseline"
+	"github.com/moorage-dev/moorage/loadtest/fault"
 	"github.com/moorage-dev/moorage/loadtest/report"
 	loadrun "github.com/moorage-dev/moorage/loadtest/run"
 	"github.com/moorage-dev/moorage/loadtest/scenario"
@@ -40,7 +41,7 @@ type loadtestRunCmd struct {
 	Baseline   []string `placeholder:"SYSTEM" enum:"relay,grpc,tcp,nats" group:"Comparison:" help:"Run the same load against these too, in turn: ${enum}."`
 	Pairs      int      `default:"5" group:"Comparison:" help:"How often each is run, with --baseline."`
 	NATSHelper string   `name:"nats-helper" placeholder:"FILE" group:"Comparison:" help:"The program that runs nats-server; moorage-nats beside moorage by default (make baselines)."`
-	OldBinary  string   `placeholder:"FILE" group:"Comparison:" help:"Another build of moorage: gateways start with it, and faults of kind upgrade lead to this one and back."`
+	OldBinary  string   `placeholder:"FILE" group:"Comparison:" help:"Another build of moorage: gateways start with it, and each rolling restart of them leads to the other build: to this one, then back."`
 }
 
 // Help gives the examples.
@@ -74,6 +75,10 @@ func (c *loadtestRunCmd) Run(ctx context.Context, k *kong.Context, p *process) e
 	}
 	if err := cfg.Check(); err != nil {
 		return usageError{err}
+	}
+	// Before anything is made: it begins the program again.
+	if err := loadrun.Isolate(cfg); err != nil {
+		return err
 	}
 	out := cmp.Or(c.Out, "loadtest-"+sc.Name+"-"+time.Now().Format("20060102-150405"))
 	if _, err := os.Stat(filepath.Join(out, report.ResultsFile)); err == nil {
@@ -141,6 +146,14 @@ func (c *loadtestRunCmd) scenario() (sc scenario.Scenario, err error) {
 		sc.Warmup = min(sc.Warmup, sc.Length/2)
 		// What was planned for later does not happen.
 		sc.Faults = slices.DeleteFunc(slices.Clone(sc.Faults), func(f scenario.Fault) bool { return f.At >= sc.Length })
+	}
+	if c.OldBinary != "" {
+		sc.Faults = slices.Clone(sc.Faults)
+		for i, f := range sc.Faults {
+			if f.Do == fault.Rolling && !strings.HasPrefix(f.To, "broker") {
+				sc.Faults[i].Do = fault.Upgrade
+			}
+		}
 	}
 	if c.Seed != 0 {
 		sc.Seed = c.Seed

@@ -99,10 +99,13 @@ func (s *site) Do(ctx context.Context, f scenario.Fault) (func(context.Context) 
 		return nil, fmt.Errorf("site: %s cannot be done with this target: %s", f.Do, s.why(f.Do))
 	}
 	end, err := s.do(ctx, f)
-	if err != nil && !strings.HasPrefix(err.Error(), "site: ") {
+	switch {
+	case err == nil:
+		return end, nil
+	case !strings.HasPrefix(err.Error(), "site: "):
 		err = fmt.Errorf("site: %s: %w", f.Do, err)
 	}
-	return end, err
+	return nil, err // what did not strike needs no end
 }
 
 func (s *site) do(ctx context.Context, f scenario.Fault) (undo, error) {

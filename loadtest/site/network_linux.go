@@ -133,7 +133,7 @@ func (n *network) close() error {
 		_ = ip("link", "del", h.port) // gone already, if its host is
 	}
 	n.hosts = nil
-	return ip("link", "del", lanName)
+	return errors.Join(ip("link", "del", lanName), command("nft", "delete", "table", "bridge", "hole"))
 }
 
 // A host is a network namespace: a machine as far as the network can tell. A

@@ -179,8 +179,8 @@ func TestProcessesComeAndGoAtTheSameAddresses(t *testing.T) {
 		before := pid()
 		s.do(scenario.Fault{Do: kind, To: "gateway-1"}, func() {
 			eventually(t, "gateway-1 is down", 40*time.Second, func() bool { return pid() == 0 })
-			if _, err := s.Do(t.Context(), scenario.Fault{Do: fault.Kill, To: "gateway-1"}); err == nil {
-				t.Error("what is down was killed again")
+			if again, err := s.Do(t.Context(), scenario.Fault{Do: fault.Kill, To: "gateway-1"}); err == nil || again != nil {
+				t.Errorf("what is down was killed again: %v", err)
 			}
 			s.wantEcho(kind + ", meanwhile")
 		})
