@@ -44,15 +44,19 @@ var All = []Figure{
 	{"bytes_per_s.WAY", "B/s", "the same in bytes of payload", true},
 	{"LATENCY.PERCENTILE_ms", "ms", "from the scheduled time, not from when it could be sent, to the receipt", false},
 	{"silence.PERCENTILE_ms", "ms", "of each session the longest time in which something should have arrived and nothing did", false},
-	{"recovery.PERCENTILE_ms", "ms", "silence of each session because of a fault; of several faults, what the worst of them had", false},
+	{"recovery.PERCENTILE_ms", "ms", "silence of each session because of a fault, all faults together", false},
 	{"recovery.KIND.PERCENTILE_ms", "ms", "the same of one kind of fault", false},
 
 	{"agents", "agents", "the most that had a session at the same time", true},
 	{"opens", "sessions", "opened", true},
+	{"overrun", "messages", "left out because too many waited in one session: a load that could not be taken; latencies then say too little", false},
 	{"failed_opens", "sessions", "could not be opened in their time", false},
 	{"reset", "sessions", "ended by a reason other than OK", false},
 	{"calls", "calls", "of legacy controllers to their agents, answered", true},
 	{"failed_calls", "calls", "of those that failed", false},
+	{"corrupt", "calls", "of legacy controllers whose answer or log had other bytes than were sent", false},
+	{"stuck_calls", "calls", "of legacy controllers that never had an answer", false},
+	{"legacy_opens", "channels", "of legacy agents that came up", true},
 	{"lost_channels", "channels", "of legacy agents that broke", false},
 	{"faults", "faults", "done", true},
 	{"failed_faults", "faults", "planned, but could not be done", false},
@@ -77,6 +81,10 @@ var Promises = []string{"lost", "repeated", "reordered", "corrupted", "stuck", "
 
 // Percentiles that stand for PERCENTILE.
 var Percentiles = []string{"mean", "p50", "p90", "p99", "p99.9", "p99.99", "max"}
+
+// OfLegacy must be 0 as well, where legacy agents take part: their controller
+// judges by itself, for what it sends has no room for a header.
+var OfLegacy = []string{"corrupt", "stuck_calls"}
 
 // Known reports whether name can be used in a scenario's thresholds: a figure,
 // perhaps with ".min", or "ratio.BASELINE.FIGURE". The unit of a latency may be

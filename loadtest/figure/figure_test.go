@@ -11,7 +11,7 @@ func TestThresholdsCanNameFigures(t *testing.T) {
 	for _, name := range []string{
 		"lost", "messages_per_s.up", "bytes_per_s.down.min", "up.p50_ms", "down.p99.9_ms", "down.builders.p99_ms",
 		"request.max_ms", "connect.mean_ms", "silence.p99_ms", "silence.max_ms", "recovery.p99_ms", "recovery.half-open.max_ms",
-		"agents.min", "failed_opens", "cpu_us_per_message.gateway", "gateway_rss_per_agent", "kafka_read_ratio",
+		"agents.min", "failed_opens", "overrun", "failed_calls", "corrupt", "stuck_calls", "cpu_us_per_message.gateway", "gateway_rss_per_agent", "kafka_read_ratio",
 		"slope.rss.gateway-1", "slope.files.app.high", "slope.rss", "slope.goroutines",
 		"ratio.relay.down.p50", "ratio.relay.down.p50_ms", "ratio.nats.messages_per_s.down.min", "ratio.grpc.cpu_us_per_message.gateway",
 	} {

@@ -31,7 +31,8 @@ func TestWhatSpoilsAVerdict(t *testing.T) {
 		outcome string
 		line    string
 	}{
-		{"a lost message", func(r *results.Results) { r.Runs[0].Figures["lost"] = 3 }, report.Anomalies, "moorage/0: 3 lost: messages sent, and did not arrive"},
+		{"a lost message", func(r *results.Results) { r.Runs[0].Figures["lost"] = 3 }, report.Anomalies, "moorage/0: 3 lost (messages: sent, and did not arrive"},
+		{"a legacy call without an answer", func(r *results.Results) { r.Runs[0].Figures["stuck_calls"] = 1 }, report.Anomalies, "1 stuck_calls"},
 		{"an end that was not told", func(r *results.Results) { r.Runs[0].Figures["untold"] = 1 }, report.Anomalies, "1 untold"},
 		{"an anomaly that no figure counts", func(r *results.Results) {
 			r.Runs[0].Anomalies = []check.Anomaly{{What: "lost", Session: "a/1/1"}}
@@ -181,6 +182,20 @@ func TestFiguresFollowFromWhatWasSeen(t *testing.T) {
 	} {
 		if got, ok := r.Runs[0].Figures[name]; !ok || math.Abs(got-want) > 1e-9*want {
 			t.Errorf("%s is %v (measured: %v), want %v", name, got, ok, want)
+		}
+	}
+}
+
+func TestAProcessThatWasEndedHasNoTrend(t *testing.T) {
+	for to, gateway := range map[string]bool{"gateway-2": false, "gateways": false, "": false, "broker-1": true} {
+		r := made.Kind{Faults: 1}.Results()
+		r.Runs[0].Faults[0] = results.FaultMark{Name: "kill", To: to}
+		report.Judge(r)
+		if _, ok := r.Runs[0].Figures["slope.rss.gateway-1"]; ok != gateway {
+			t.Errorf("kill of %q: the gateway's trend is there: %v, want %v", to, ok, gateway)
+		}
+		if _, ok := r.Runs[0].Figures["slope.rss.app"]; !ok {
+			t.Errorf("kill of %q: the application's trend is gone", to)
 		}
 	}
 }

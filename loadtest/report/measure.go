@@ -1,9 +1,11 @@
 package report
 
 import (
+	"cmp"
 	"math"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/moorage-dev/moorage/loadtest/results"
@@ -154,23 +156,21 @@ func isGenerator(process string) bool {
 
 func (m *measuring) processes() {
 	cpu := map[string]float64{}
-	rss := map[string]map[int]float64{} // of a role, by second
 	busiest := 0.0
 	for _, p := range m.run.Processes {
 		r := role(p.Name)
-		if rss[r] == nil {
-			rss[r] = map[int]float64{}
-		}
-		before := 0.0
-		for _, s := range p.Samples {
-			rss[r][int(math.Round(s.At))] += float64(s.RSS)
-			if m.counts(s.At) {
-				cpu[r] += s.CPU * max(0, s.At-before)
-				if isGenerator(p.Name) {
-					busiest = max(busiest, s.CPU)
-				}
+		for i, s := range p.Samples {
+			if !m.counts(s.At) {
+				continue
 			}
-			before = s.At
+			since := 1.0 // of the first there is none before
+			if i > 0 {
+				since = max(0, s.At-p.Samples[i-1].At)
+			}
+			cpu[r] += s.CPU * since
+			if isGenerator(p.Name) {
+				busiest = max(busiest, s.CPU)
+			}
 		}
 	}
 	for r, seconds := range cpu {
@@ -182,38 +182,51 @@ func (m *measuring) processes() {
 	if busiest > 0 {
 		m.set("generator_cores", busiest)
 	}
-	for r, by := range rss {
-		most := 0.0
-		for _, v := range by {
-			most = max(most, v)
+	m.memory()
+}
+
+func (m *measuring) memory() {
+	_, lines := bySecond(m.run, func(s results.Sample) (float64, bool) { return float64(s.RSS), true })
+	sums := map[string][]float64{} // of a role, by second
+	first := 0.0                   // of all gateways
+	for _, l := range lines {
+		r := role(l.Label)
+		if sums[r] == nil {
+			sums[r] = make([]float64, len(l.Values))
 		}
-		m.set("rss."+r, most)
+		if r == "gateway" {
+			first += l.Values[slices.IndexFunc(l.Values, func(v float64) bool { return !math.IsNaN(v) })]
+		}
+		for i, v := range l.Values {
+			if !math.IsNaN(v) {
+				sums[r][i] += v
+			}
+		}
 	}
-	m.perAgent(rss["gateway"])
+	for r, sum := range sums {
+		m.set("rss."+r, slices.Max(sum))
+	}
+	m.perAgent(first, sums["gateway"])
 }
 
 // perAgent is what the gateways grew by, by the time that the most agents were
 // there, for each of them. The last such second counts: what the attaching
 // itself took for a moment is not the price of an agent.
-func (m *measuring) perAgent(rss map[int]float64) {
-	if len(rss) == 0 || m.run.Figures["agents"] == 0 {
-		return
-	}
-	start := math.MaxInt
-	for second := range rss {
-		start = min(start, second)
-	}
+func (m *measuring) perAgent(first float64, sum []float64) {
+	most := m.run.Figures["agents"]
 	for _, t := range slices.Backward(m.run.Ticks) {
-		if v, ok := rss[int(math.Round(t.At))]; ok && float64(t.Agents) == m.run.Figures["agents"] {
-			m.set("gateway_rss_per_agent", (v-rss[start])/float64(t.Agents))
+		i := int(math.Round(t.At))
+		if most > 0 && float64(t.Agents) == most && i >= 0 && i < len(sum) && sum[i] > 0 {
+			m.set("gateway_rss_per_agent", (sum[i]-first)/most)
 			return
 		}
 	}
 }
 
 func (m *measuring) kafka() {
-	if d := m.growth("records_delivered"); d > 0 {
-		m.set("kafka_read_ratio", m.growth("records_fetched")/d)
+	// A gateway that does not count what it fetched has no ratio.
+	if fetched, d := m.growth("records_fetched"), m.growth("records_delivered"); fetched > 0 && d > 0 {
+		m.set("kafka_read_ratio", fetched/d)
 	}
 	if read := m.growth("kafka_read_bytes"); read > 0 && m.down > 0 {
 		m.set("kafka_read_bytes_ratio", read/m.down)
@@ -244,15 +257,21 @@ func increase(before, now float64) float64 {
 	return now - before
 }
 
-// slopes are of processes that lived through the window under one id: a new
-// process begins small, and a trend across the two says nothing.
+// slopes are of processes that no fault ended: a new process begins small, and
+// a trend across the two says nothing.
 func (m *measuring) slopes() {
-	lives := map[string]int{}
+	lives, ended := map[string]int{}, map[string]bool{}
 	for _, p := range m.run.Processes {
 		lives[p.Name]++
 	}
+	for _, f := range m.run.Faults {
+		if slices.Contains([]string{"kill", "stop", "rolling", "upgrade", "disk-full"}, f.Name) {
+			to := cmp.Or(f.To, "gateway")
+			ended[strings.TrimSuffix(role(to), "s")] = true // whichever gateway "gateway" was
+		}
+	}
 	for _, p := range m.run.Processes {
-		if lives[p.Name] > 1 {
+		if lives[p.Name] > 1 || ended[role(p.Name)] {
 			continue
 		}
 		var at []float64

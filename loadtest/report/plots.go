@@ -132,20 +132,8 @@ func lag(run *results.Run) plot {
 	}
 }
 
-// usage is what each process used. Samples of processes are put on common
-// seconds, so that one x serves all.
+// usage is what each process used.
 func usage(run *results.Run) []plot {
-	last := 0
-	for _, p := range run.Processes {
-		for _, s := range p.Samples {
-			last = max(last, second(s))
-		}
-	}
-	last = min(last, 7*24*3600) // a clock that jumped must not cost the memory of a year
-	x := make([]float64, last+1)
-	for i := range x {
-		x[i] = float64(i)
-	}
 	var plots []plot
 	for _, kind := range []struct {
 		id, title, unit, note string
@@ -156,27 +144,53 @@ func usage(run *results.Run) []plot {
 		{"goroutines", "Goroutines", "", "Of the processes that tell.", func(s results.Sample) (float64, bool) { return float64(s.Goroutines), s.Goroutines > 0 }},
 		{"files", "Open files", "", "", func(s results.Sample) (float64, bool) { return float64(s.Files), s.Files > 0 }},
 	} {
-		p := plot{ID: kind.id, Title: kind.title, Unit: kind.unit, Note: kind.note, X: x, Marks: true}
-		byName := map[string]int{}
-		for _, process := range run.Processes {
-			i, ok := byName[process.Name] // a process that was started again goes on with its line
-			if !ok {
-				i = len(p.Lines)
-				byName[process.Name] = i
-				p.Lines = append(p.Lines, line{process.Name, nothing(len(x))})
-			}
-			for _, s := range process.Samples {
-				if v, ok := kind.value(s); ok && second(s) <= last && second(s) >= 0 {
-					p.Lines[i].Values[second(s)] = v
-				}
-			}
-		}
-		p.Lines = slices.DeleteFunc(p.Lines, func(l line) bool {
-			return !slices.ContainsFunc(l.Values, func(v float64) bool { return !math.IsNaN(v) })
-		})
-		plots = append(plots, p)
+		x, lines := bySecond(run, kind.value)
+		plots = append(plots, plot{ID: kind.id, Title: kind.title, Unit: kind.unit, Note: kind.note, X: x, Marks: true, Lines: lines})
 	}
 	return plots
+}
+
+// bySecond puts the samples of all processes on common seconds, so that one x
+// serves all and they can be added up. On a busy machine a second may go by
+// without a sample; its value is the one before, but a process that is silent
+// for more than a few is not there.
+func bySecond(run *results.Run, value func(results.Sample) (float64, bool)) (x []float64, lines []line) {
+	const silent = 5
+	last := 0
+	for _, p := range run.Processes {
+		for _, s := range p.Samples {
+			last = max(last, second(s))
+		}
+	}
+	last = min(last, 7*24*3600) // a clock that jumped must not cost the memory of a year
+	x = make([]float64, last+1)
+	for i := range x {
+		x[i] = float64(i)
+	}
+	byName := map[string]int{}
+	for _, process := range run.Processes {
+		i, ok := byName[process.Name] // a process that was started again goes on with its line
+		if !ok {
+			i = len(lines)
+			byName[process.Name] = i
+			lines = append(lines, line{process.Name, nothing(len(x))})
+		}
+		values, before := lines[i].Values, -1
+		for _, s := range process.Samples {
+			v, ok := value(s)
+			at := second(s)
+			if !ok || at < 0 || at > last {
+				continue
+			}
+			for gap := before + 1; before >= 0 && at-before <= silent && gap < at; gap++ {
+				values[gap] = values[before]
+			}
+			values[at], before = v, at
+		}
+	}
+	return x, slices.DeleteFunc(lines, func(l line) bool {
+		return !slices.ContainsFunc(l.Values, func(v float64) bool { return !math.IsNaN(v) })
+	})
 }
 
 func second(s results.Sample) int { return int(math.Round(s.At)) }

@@ -52,14 +52,27 @@
     const axisSay = formats[plot.unit] || shortened;
     const axis = { stroke: color("--soft"), font, grid: { stroke: color("--grid"), width: 1 }, ticks: { stroke: color("--grid"), width: 1, size: 4 } };
 
+    // Many faults would hide what they did: then they are ticks at the top,
+    // until one zooms in.
+    const crowded = (u) => {
+      const { min, max } = u.scales.x;
+      const seen = marks.filter((m) => m.at + m.for >= min && m.at <= max).length;
+      return seen * 16 > u.bbox.width / (devicePixelRatio || 1);
+    };
     const bands = (u) => {
       const { ctx, bbox } = u, scale = devicePixelRatio || 1;
       ctx.save();
       ctx.beginPath();
       ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
       ctx.clip();
+      const many = crowded(u);
       for (const mark of marks) {
         const x = u.valToPos(mark.at, "x", true), end = u.valToPos(mark.at + mark.for, "x", true);
+        if (many) {
+          ctx.fillStyle = color("--faultline");
+          ctx.fillRect(x, bbox.top, scale, 7 * scale);
+          continue;
+        }
         ctx.fillStyle = color("--fault");
         ctx.fillRect(x, bbox.top, Math.max(end - x, 2 * scale), bbox.height);
         ctx.fillStyle = color("--faultline");
@@ -69,6 +82,7 @@
     };
     // Names stand above the grid and below the lines.
     const names = (u) => {
+      if (crowded(u)) return;
       const { ctx, bbox } = u, scale = devicePixelRatio || 1;
       ctx.save();
       ctx.font = 11 * scale + "px system-ui, sans-serif";
@@ -96,7 +110,7 @@
     const series = plot.names.map((name, i) => ({
       label: name,
       stroke: color("--s" + (place(name, i) % 8 + 1)),
-      width: 1.5,
+      width: plot.lines[0].length > 600 ? 1 : 1.5,
       dash: [undefined, [6, 3], [2, 2]][Math.min(2, Math.floor(place(name, i) / 8))],
       points: { show: plot.lines[0].length < 3 },
       spanGaps: false,
