@@ -1,7 +1,10 @@
 package figure_test
 
 import (
+	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/moorage-dev/moorage/loadtest/figure"
@@ -43,5 +46,20 @@ func TestPromisesComeFirst(t *testing.T) {
 		if f.Meaning == "" || slices.Contains(figure.Promises, f.Name) && f.More {
 			t.Errorf("%s: no meaning, or more is better of what must be 0", f.Name)
 		}
+	}
+}
+
+func TestTheTableOfTheDocumentIsThisOne(t *testing.T) {
+	b, err := os.ReadFile("../../docs/loadtest-report.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(b), "| name | unit | meaning |\n|---|---|---|\n")
+	for _, f := range figure.All {
+		line, rest, _ := strings.Cut(table, "\n")
+		if want := fmt.Sprintf("| `%s` | %s | %s |", f.Name, f.Unit, f.Meaning); line != want {
+			t.Fatalf("docs/loadtest-report.md has\n%s\nwant\n%s", line, want)
+		}
+		table = rest
 	}
 }
