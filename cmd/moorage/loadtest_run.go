@@ -121,13 +121,15 @@ func (c *loadtestRunCmd) Run(ctx context.Context, k *kong.Context, p *process) e
 	}()
 	r, failed := loadrun.Run(ctx, cfg)
 	progress.End()
-	failed = errors.Join(failed, events.Close())
+	if err := events.Close(); err != nil {
+		failed = err // it is what ended the run
+	}
 	if r == nil {
 		return fmt.Errorf("%w (logs in %s)", failed, logs)
 	}
 	report.Judge(r)
 	if err := report.Write(out, r); err != nil {
-		return errors.Join(failed, err)
+		return cmp.Or(failed, err)
 	}
 	fmt.Fprint(p.stdout, report.Summary(out, r))
 	if failed == nil && !r.Verdict.Clean {
