@@ -65,6 +65,55 @@ func BenchmarkPacedSend(b *testing.B) {
 	}
 }
 
+// A message of a closed loop: what the generator puts beside each message that a
+// system takes as fast as it can.
+func BenchmarkClosedSend(b *testing.B) {
+	ctx, cancel := context.WithCancelCause(b.Context())
+	defer cancel(errQuit)
+	f, s := benchFleet(ctx, 1, &scenario.Flow{Closed: true, Size: bytes(256)})
+	go func() { _ = f.run(ctx, time.Now()) }()
+	for s.sent.Load() == 0 {
+		runtime.Gosched()
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for before := s.sent.Load(); s.sent.Load() < before+uint64(b.N); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// What comes is judged, measured and counted.
+func BenchmarkReceive(b *testing.B) {
+	f, _ := benchFleet(b.Context(), 1, nil)
+	leaf := f.book.Open("a/0/0")
+	from := check.NewBook(check.Controller, check.Config{}).Open("a/0/0")
+	t := &talk{load: f.load, group: f.groups[0], leaf: leaf}
+	var buf []byte
+	session := &source{next: func() []byte {
+		m := from.Next(time.Now())
+		buf = check.AppendMessage(buf[:0], m, 256)
+		return buf
+	}, left: b.N}
+	t.s = session
+	b.ReportAllocs()
+	b.ResetTimer()
+	_ = t.receive(b.Context()) // it ends with the source
+}
+
+// A source is a session from which so many messages come.
+type source struct {
+	sinkSession
+	next func() []byte
+	left int
+}
+
+func (s *source) Receive(context.Context) ([]byte, error) {
+	if s.left--; s.left < 0 {
+		return nil, io.EOF
+	}
+	return s.next(), nil
+}
+
 func benchFleet(ctx context.Context, agents int, up *scenario.Flow) (*fleet, *sink) {
 	p := &Plan{Of: 1, Scenario: scenario.Scenario{
 		Length: seconds(3600), Groups: []scenario.Group{{Name: "a", Kind: scenario.Native, Agents: agents, Up: up}},
