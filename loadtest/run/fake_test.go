@@ -34,6 +34,10 @@ type stage struct {
 	tick func(name string, t *worker.Tick)
 	// dies is the name of a worker that fails at its third tick.
 	dies string
+	// refused is what agents are told that want a session; "": they get one.
+	refused string
+	// mute is the name of a worker that falls silent after its third tick.
+	mute string
 	// deaf is the name of one that does not know stop.
 	deaf string
 
@@ -216,13 +220,23 @@ func (w *fakeWorker) live(in io.Reader) {
 			if w.tick != nil {
 				w.tick(w.name, t)
 			}
+			if n > 3 && w.name == w.mute {
+				continue
+			}
+			if w.refused != "" && w.plan.Role == worker.RoleAgents {
+				t.Agents = 0
+				w.say(worker.Word{Event: &results.Event{Kind: "lost-session", Who: "g/0/0", Text: w.refused}})
+			}
 			w.say(worker.Word{Tick: t})
 		}
 	}
 }
 
 func (w *fakeWorker) final() *worker.Final {
-	f := &worker.Final{Latency: map[string][]byte{"down": spread(5000, 7000)}, Recovery: map[int][]byte{0: spread(300_000)}, Opens: 1}
+	f := &worker.Final{Latency: map[string][]byte{"down": spread(5000, 7000)}, Recovery: map[int][]byte{0: spread(300_000)}}
+	if w.refused == "" {
+		f.Opens = 1
+	}
 	if w.account != nil {
 		f.Account = w.account(w.plan)
 		return f

@@ -144,6 +144,36 @@ func TestWorkerThatKnowsNoEndIsLeft(t *testing.T) {
 	})
 }
 
+// TestNobodyGetsIn: a gateway that refuses credentials is known within seconds,
+// and said in one line.
+func TestNobodyGetsIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{t: t, refused: "could not be opened: UNAUTHENTICATED"}
+		cfg := config(s)
+		cfg.Scenario.Length = seconds(3600)
+		began := time.Now()
+		_, err := run.Run(t.Context(), cfg)
+		if err == nil || err.Error() != "run: no agent gets in: could not be opened: UNAUTHENTICATED" {
+			t.Fatalf("got %v", err)
+		}
+		if took := time.Since(began); took > 20*time.Second {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+func TestSilentWorkerIsTakenForDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{t: t, mute: "agents-1"}
+		cfg := config(s)
+		cfg.Scenario.Length = seconds(3600)
+		_, err := run.Run(t.Context(), cfg)
+		if err == nil || !strings.Contains(err.Error(), "worker agents-1: has said nothing for 30s") {
+			t.Fatalf("got %v", err)
+		}
+	})
+}
+
 func TestSlowGeneratorMakesItInvalid(t *testing.T) {
 	for what, slow := range map[string]func(*worker.Tick){
 		"held up": func(t *worker.Tick) { t.Extra, t.Lag = map[string]float64{"overdue": 1}, 40*time.Millisecond },
