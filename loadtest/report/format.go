@@ -45,7 +45,7 @@ func quantity(v float64, unit string) string {
 	case "B", "B/s", "B/h":
 		return bytesOf(v) + unit
 	case "ms":
-		if math.Abs(v) >= 10_000 {
+		if math.Abs(v) >= 999.5 {
 			return number3(v/1000) + " s"
 		}
 	case "":

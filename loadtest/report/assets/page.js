@@ -25,7 +25,7 @@
       while (Math.abs(v) >= 1024 && i < steps.length - 1) { v /= 1024; i++; }
       return round(v) + steps[i];
     },
-    ms: (v) => Math.abs(v) >= 10000 ? round(v / 1000) + " s" : round(v) + " ms",
+    ms: (v) => Math.abs(v) >= 999.5 ? round(v / 1000) + " s" : round(v) + " ms",
   };
   const shortened = (v) => Math.abs(v) >= 1e6 ? round(v / 1e6) + " M" : Math.abs(v) >= 1e4 ? round(v / 1e3) + " k" : round(v);
   const clock = (s) => {
