@@ -413,7 +413,7 @@ func (t *talk) sentAll() {
 func (t *talk) failed(err error) {
 	_, told := errors.AsType[*EndedError](err)
 	if !told && !t.wasKilled() && t.load.ctx.Err() == nil {
-		t.load.event("send", t.leaf.Key, err.Error())
+		t.load.event("lost-session", t.leaf.Key, "send: "+err.Error())
 	}
 	t.over()
 }
