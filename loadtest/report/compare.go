@@ -138,7 +138,7 @@ func newRow(name string, all []map[string]float64) row {
 		if of, ok := all[0][name]; i > 0 && ok && of != 0 && !strings.HasPrefix(name, "slope.") {
 			ratio := value / of
 			c.Ratio = fmt.Sprintf("%.2f ×", ratio)
-			if f != nil && comparable(name) && (ratio > 1.05 || ratio < 0.95) {
+			if f != nil && isCompared(name) && (ratio > 1.05 || ratio < 0.95) {
 				c.Better = "worse"
 				if (ratio > 1) == f.More {
 					c.Better = "better"

@@ -240,7 +240,7 @@ func ratios(runs []results.Run) []results.Ratio {
 			}
 			for figureName, v := range ours[run.Pair].Figures {
 				of := run.Figures[figureName]
-				if comparable(figureName) && of != 0 && !math.IsInf(v/of, 0) {
+				if isCompared(figureName) && of != 0 && !math.IsInf(v/of, 0) {
 					pairs[figureName] = append(pairs[figureName], v/of)
 				}
 			}
@@ -257,7 +257,7 @@ func ratios(runs []results.Run) []results.Ratio {
 	return all
 }
 
-func comparable(name string) bool {
+func isCompared(name string) bool {
 	if slices.Contains(figure.Promises, name) || strings.HasPrefix(name, "slope.") {
 		return false
 	}
