@@ -320,6 +320,45 @@ func TestRestartedAgentsDieWithoutAWordAndComeAsNew(t *testing.T) {
 	})
 }
 
+// The grace of a dead agent's session may be far longer than a drain.
+func TestAccountDoesNotWaitForTheDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, &memory{unnoticed: true}, scenario.Scenario{Length: seconds(10), Groups: []scenario.Group{{Name: "a", Agents: 10, Up: rate(5), Down: rate(5)}}})
+		r.start()
+		time.Sleep(5 * time.Second)
+		r.agents.order(Order{Do: "restart", Share: 1})
+		r.finish(10 * time.Second)
+		if took := r.app.doneAt.Sub(r.at); took > 11*time.Second+100*time.Millisecond {
+			t.Errorf("the application's account came after %v; want 10 s, and one in which nobody comes", took)
+		}
+		if report := r.settle(); report.Lost+report.Stuck+report.Repeated > 0 || report.Sessions != 20 {
+			t.Errorf("%+v; want 20 sessions, with nothing but tails cut off", report)
+		}
+	})
+}
+
+// A worker that is started in another's place joins in the present second.
+func TestLateWorkerTicksFromThePresentOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		time.Sleep(5500 * time.Millisecond)
+		var s ticking
+		s.begin(start)
+		for second := 6; second < 9; second++ {
+			<-s.timer.C
+			if tick := s.next(); tick.At.Sub(start) != time.Duration(second)*time.Second || !tick.At.Equal(time.Now()) {
+				t.Errorf("a tick of second %v at %v; want %d", tick.At.Sub(start), time.Since(start), second)
+			}
+		}
+		time.Sleep(4500 * time.Millisecond) // it was stopped
+		s.next()
+		<-s.timer.C
+		if tick := s.next(); tick.At.Sub(start) != 13*time.Second {
+			t.Errorf("after a stop the tick is of second %v; want 13", tick.At.Sub(start))
+		}
+	})
+}
+
 func TestCutConcernsAShareOfTheAgents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{}

@@ -21,6 +21,8 @@ type memory struct {
 	deaf string
 	// slow is how long a Send takes.
 	slow time.Duration
+	// unnoticed: the application never learns of an agent's death.
+	unnoticed bool
 	// refuse makes an Open fail; nil: none does.
 	refuse func(key string) error
 
@@ -255,7 +257,7 @@ func (e memoryEnd) Kill() {
 	defer m.mu.Unlock()
 	e.p.dead[e.side] = true
 	m.change()
-	if e.side == 0 {
+	if e.side == 0 && !m.unnoticed {
 		time.AfterFunc(time.Second, func() {
 			m.mu.Lock()
 			defer m.mu.Unlock()
