@@ -2,6 +2,7 @@ package site
 
 import (
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -46,6 +47,11 @@ func TestRealBroker(t *testing.T) {
 		})
 		s.wantEcho(f.Do + ", afterwards")
 		t.Logf("%s of %q: %v", f.Do, f.To, time.Since(began).Round(time.Millisecond))
+	}
+	s.end()
+	must(t, s.Close())
+	if data, _ := filepath.Glob(filepath.Join(s.cfg.Dir, "kafka-*", "node-*", "data")); len(data) > 0 {
+		t.Errorf("left behind: %v", data)
 	}
 	for _, kind := range []string{fault.Quota, fault.DiskFull, fault.BlackHole, fault.SlowBroker} {
 		if !slices.Contains(s.Can(), kind) {

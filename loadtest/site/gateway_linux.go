@@ -146,7 +146,7 @@ func (s *site) startNATS(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	argv := []string{s.cfg.Helper, NATSCommand, "--dir", filepath.Join(s.cfg.Dir, "nats"), "--listen", addr}
+	argv := []string{s.cfg.Helper, NATSCommand, "--dir", s.natsStore(), "--listen", addr}
 	s.app = addr
 	s.server = &child{
 		name: "nats", log: s.logFile("nats"), readyWithin: readyWithin,
@@ -155,3 +155,6 @@ func (s *site) startNATS(ctx context.Context) error {
 	}
 	return s.server.start(ctx)
 }
+
+// natsStore is where nats keeps what it was given, as long as the site is.
+func (s *site) natsStore() string { return filepath.Join(s.cfg.Dir, "nats-"+s.cfg.Run) }

@@ -5,9 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -27,7 +27,8 @@ type kafka struct {
 
 	embedded *broker.Embedded
 	apache   *broker.Apache
-	disk     *disk // of the last node; nil: none of its own
+	dir      string // of apache's data and logs
+	disk     *disk  // of the last node; nil: none of its own
 
 	hosts  []*host      // networks of the brokers, by number; nil: ours
 	turns  []sync.Mutex // of each node, which takes one order at a time
@@ -149,7 +150,7 @@ func (s *site) startApache(ctx context.Context) (_ *kafka, err error) {
 	k := &kafka{words: "Apache Kafka, " + map[int]string{1: "one broker", 3: "three brokers"}[nodes], turns: make([]sync.Mutex, nodes)}
 	cfg := broker.ApacheConfig{
 		Nodes: nodes, FastFailover: true, Log: s.log,
-		Dir: filepath.Join(s.cfg.Dir, "kafka"),
+		Dir: filepath.Join(s.cfg.Dir, "kafka-"+s.cfg.Run),
 		// As a server would run it, with the optimizing compiler.
 		JVM: []string{"-XX:TieredStopAtLevel=4", "-Xmx768m"},
 		Properties: map[string]string{
@@ -194,7 +195,7 @@ func (s *site) startApache(ctx context.Context) (_ *kafka, err error) {
 		}
 		return nil, fmt.Errorf("site: %w", err)
 	}
-	k.apache, k.direct, k.public = a, a.Addrs(), a.Addrs()
+	k.apache, k.direct, k.public, k.dir = a, a.Addrs(), a.Addrs(), cfg.Dir
 	if s.legs != nil {
 		k.public = cfg.Proxies
 		for i, upstream := range a.Fronts() {
@@ -251,7 +252,7 @@ func (k *kafka) freeze(id int) (thaw func(context.Context) error, err error) {
 const closeTopicsWithin = 10 * time.Second
 
 // close ends the brokers, or deletes what was made in others'.
-func (k *kafka) close(log *slog.Logger) error {
+func (k *kafka) close() error {
 	var err error
 	if len(k.topics) > 0 {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTopicsWithin)
@@ -270,7 +271,12 @@ func (k *kafka) close(log *slog.Logger) error {
 		err = errors.Join(err, k.disk.unmount())
 	}
 	if k.apache != nil {
-		log.Debug("site: Kafka ended")
+		// The logs stay; what was in the topics may be gigabytes.
+		data, globbing := filepath.Glob(filepath.Join(k.dir, "node-*", "data"))
+		err = errors.Join(err, globbing)
+		for _, dir := range data {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
 	}
 	return err
 }

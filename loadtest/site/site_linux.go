@@ -323,10 +323,13 @@ func (s *site) close() error {
 		s.legs.close()
 	}
 	if s.kafka != nil {
-		err = errors.Join(err, s.kafka.close(s.log))
+		err = errors.Join(err, s.kafka.close())
 	}
 	if s.net != nil {
 		err = errors.Join(err, s.net.close())
+	}
+	if s.server != nil {
+		err = errors.Join(err, os.RemoveAll(s.natsStore())) // it may be gigabytes
 	}
 	s.http.CloseIdleConnections()
 	return err
