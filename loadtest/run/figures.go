@@ -56,8 +56,12 @@ func (p *pass) result(finals map[*hand]worker.Final, length time.Duration) (*res
 		seen.bury(p.killed)
 	}
 	p.settle(one, seen)
-	if one.Figures["opens"] == 0 {
-		errs = append(errs, p.nobodyLocked())
+	if one.Figures["opens"] == 0 && p.most == 0 {
+		why := errNobody
+		if p.away != "" {
+			why = fmt.Errorf("run: no agent gets in: %s", p.away)
+		}
+		errs = append(errs, why)
 	}
 	return one, errors.Join(errs...)
 }

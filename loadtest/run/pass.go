@@ -24,6 +24,7 @@ const (
 	readyLimit     = 2 * time.Minute  // for all workers to be ready
 	interruptDrain = 8 * time.Second  // for what is under way when somebody interrupts
 	refusedLimit   = 5 * time.Second  // from when the first agent is turned away until somebody gets in
+	nobodyLimit    = 30 * time.Second // from when the first agent comes until one gets in
 	undoLimit      = time.Minute      // for faults to be undone at the end
 	accountLimit   = 30 * time.Second // for accounts, beyond the drain
 )
@@ -287,13 +288,30 @@ func (p *pass) turnedAway(e *results.Event) {
 	}
 }
 
-// nobodyLocked tells why no agent ever had a session; nil: one had, or nobody knows.
-// p.mu is held.
+// nobodyLocked tells why no agent ever had a session; nil: one had, or it is
+// too early to tell. p.mu is held.
 func (p *pass) nobodyLocked() error {
-	if p.most > 0 || p.away == "" {
+	switch now := time.Now(); {
+	case p.most > 0:
 		return nil
+	case p.away != "" && now.Sub(p.awaySince) > refusedLimit:
+		return fmt.Errorf("run: no agent gets in: %s", p.away)
+	case now.Sub(p.begun)-p.firstArrival() > nobodyLimit:
+		return errNobody
 	}
-	return fmt.Errorf("run: no agent gets in: %s", p.away)
+	return nil
+}
+
+// errNobody is all that can be said when not even agents are told why.
+var errNobody = errors.New("run: no agent gets in, and none is told why: do agents and gateways agree on TLS (--tls-ca), and do gateways reach this Kafka?")
+
+// firstArrival is when the first agent comes.
+func (p *pass) firstArrival() time.Duration {
+	first := time.Duration(p.Scenario.Length)
+	for _, g := range p.Scenario.Groups {
+		first = min(first, time.Duration(g.Arrive.After))
+	}
+	return first
 }
 
 // tell is an event of the coordinator's own.
@@ -397,10 +415,7 @@ func (p *pass) look(ctx context.Context) {
 				silent = h.name
 			}
 		}
-		var refused error
-		if !p.awaySince.IsZero() && time.Since(p.awaySince) > refusedLimit {
-			refused = p.nobodyLocked()
-		}
+		refused := p.nobodyLocked()
 		p.mu.Unlock()
 		if refused != nil {
 			p.abandon(refused)
