@@ -27,7 +27,7 @@ type loadtestRunCmd struct {
 
 	Local        []pair    `placeholder:"KEY=VALUE" group:"Target:" help:"What to start and measure here: gateways=N, brokers=embedded, 1 or 3 (Apache Kafka), partitions=N, tls=true. What it does not say is the scenario's."`
 	Gateway      []address `placeholder:"HOST:PORT" group:"Target:" help:"Measure gateways that run already; needs --kafka."`
-	Kafka        []address `placeholder:"HOST:PORT" group:"Target:" help:"Brokers of the deployment that runs already."`
+	Kafka        []address `placeholder:"HOST:PORT" group:"Target:" help:"Brokers of the deployment that runs already. The harness speaks to them without TLS and without a login."`
 	TopicPrefix  string    `default:"moorage." group:"Target:" help:"What the names of the deployment's topics begin with. Only topics of the run's own controller below it are made, used and deleted."`
 	TLSCA        string    `name:"tls-ca" placeholder:"FILE" group:"Target:" help:"Certificates (PEM) that the gateways' are checked against. Without it agents speak to --gateway in clear."`
 	TokenKeyFile string    `placeholder:"FILE" group:"Target:" help:"File with the fleet's key on its first line, of which agents' tokens are made."`
