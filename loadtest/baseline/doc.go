@@ -23,10 +23,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/rcrowley/go-metrics"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/moorage-dev/moorage/loadtest/baseline/flow"
 	"github.com/moorage-dev/moorage/proto/envelope"
@@ -139,9 +142,35 @@ func dial(brokers []string) (*ends, error) {
 	if err != nil {
 		return nil, fmt.Errorf("baseline: produce: %w", err)
 	}
-	consumer, err := sarama.NewConsumer(brokers, config())
+	reading := config()
+	reading.Producer.Idempotent, reading.Net.MaxOpenRequests = false, 64 // it produces nothing
+	reading.Consumer.MaxWaitTime = 250 * time.Millisecond
+	consumer, err := sarama.NewConsumer(brokers, reading)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("baseline: consume: %w", err), producer.Close())
 	}
 	return &ends{producer, consumer}, nil
+}
+
+// follow returns a consumer for each of the topic's partitions, at its end;
+// after an error those that it got. They are looked for all at once: the
+// questions share the consumer's connection, where each would otherwise wait
+// for the long poll of those before it.
+func (e *ends) follow(topic string) ([]sarama.PartitionConsumer, error) {
+	partitions, err := e.consumer.Partitions(topic)
+	if err != nil {
+		return nil, fmt.Errorf("baseline: topic %s: %w", topic, err)
+	}
+	all := make([]sarama.PartitionConsumer, len(partitions))
+	var group errgroup.Group
+	for i, p := range partitions {
+		group.Go(func() (err error) {
+			if all[i], err = e.consumer.ConsumePartition(topic, p, sarama.OffsetNewest); err != nil {
+				return fmt.Errorf("baseline: topic %s partition %d: %w", topic, p, err)
+			}
+			return nil
+		})
+	}
+	err = group.Wait()
+	return slices.DeleteFunc(all, func(pc sarama.PartitionConsumer) bool { return pc == nil }), err
 }

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 
 	"github.com/IBM/sarama"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -38,8 +37,7 @@ func RunGateway(ctx context.Context, cfg GatewayConfig) error {
 	}
 	g := &gateway{
 		topics: cfg.Topics, ends: ends,
-		followed: map[int32]sarama.PartitionConsumer{},
-		streams:  map[envelope.SessionID]*stream{},
+		streams: map[envelope.SessionID]*stream{},
 	}
 	server := grpc.NewServer(cfg.Options...)
 	linkv1.RegisterLinkServiceServer(server, g)
@@ -68,15 +66,18 @@ func RunGateway(ctx context.Context, cfg GatewayConfig) error {
 	return group.Wait()
 }
 
+var errStopping = errors.New("baseline: stopping")
+
 type gateway struct {
 	linkv1.UnimplementedLinkServiceServer
 	topics Topics
 	ends   *ends
-	known  atomic.Int32 // partitions of the topics; 0: not yet
+
+	following sync.Mutex                 // held while partitions are looked for
+	followed  []sarama.PartitionConsumer // guarded by both
 
 	mu        sync.RWMutex // guards the following
 	stopped   bool
-	followed  map[int32]sarama.PartitionConsumer
 	streams   map[envelope.SessionID]*stream
 	followers sync.WaitGroup
 }
@@ -110,13 +111,13 @@ func (g *gateway) Attach(grpcStream grpc.BidiStreamingServer[linkv1.AttachReques
 		return status.Error(codes.InvalidArgument, "want Hello with a session id of 16 bytes")
 	}
 	id := envelope.SessionID(hello.SessionId)
-	of, err := g.partitions()
+	of, err := g.follow()
 	if err != nil {
 		return status.Error(codes.Unavailable, err.Error())
 	}
 	p := partition(hello.Agent, id, of)
 	s := &stream{BidiStreamingServer: grpcStream}
-	if err := g.attach(id, p, s); err != nil {
+	if err := g.attach(id, s); err != nil {
 		return status.Error(codes.Unavailable, err.Error())
 	}
 	defer g.detach(id, s)
@@ -148,20 +149,6 @@ func (g *gateway) Attach(grpcStream grpc.BidiStreamingServer[linkv1.AttachReques
 	return errors.Join(err, g.produce(id, p, &linkv1.Frame{Seq: last + 1, Kind: linkv1.FrameKind_FRAME_KIND_CLOSE}, ack{s, 0}))
 }
 
-// partitions is how many the topics have. They may not be there yet when the
-// gateway starts.
-func (g *gateway) partitions() (int32, error) {
-	if n := g.known.Load(); n > 0 {
-		return n, nil
-	}
-	list, err := g.ends.consumer.Partitions(g.topics.down())
-	if err != nil {
-		return 0, fmt.Errorf("baseline: topic %s: %w", g.topics.down(), err)
-	}
-	g.known.Store(int32(len(list)))
-	return int32(len(list)), nil
-}
-
 func (g *gateway) produce(id envelope.SessionID, p int32, f *linkv1.Frame, a ack) error {
 	value, err := proto.Marshal(f)
 	if err != nil {
@@ -174,23 +161,46 @@ func (g *gateway) produce(id envelope.SessionID, p int32, f *linkv1.Frame, a ack
 	return nil
 }
 
-// attach makes the stream the session's and follows its partition, if nobody does yet.
-func (g *gateway) attach(id envelope.SessionID, p int32, s *stream) error {
+// attach makes the stream the session's.
+func (g *gateway) attach(id envelope.SessionID, s *stream) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.stopped {
-		return errors.New("baseline: stopping")
-	}
-	if g.followed[p] == nil {
-		pc, err := g.ends.consumer.ConsumePartition(g.topics.down(), p, sarama.OffsetNewest)
-		if err != nil {
-			return fmt.Errorf("baseline: partition %d: %w", p, err)
-		}
-		g.followed[p] = pc
-		g.followers.Go(func() { g.deliver(pc) })
+		return errStopping
 	}
 	g.streams[id] = s
 	return nil
+}
+
+// follow follows all partitions, at the first attach: the topics may not be
+// there before. It returns how many there are. Whoever comes meanwhile waits:
+// a partition that is not followed loses what is sent to it.
+func (g *gateway) follow() (int32, error) {
+	g.following.Lock()
+	defer g.following.Unlock()
+	if len(g.followed) > 0 {
+		return int32(len(g.followed)), nil
+	}
+	followed, err := g.ends.follow(g.topics.down())
+	if err != nil {
+		for _, pc := range followed {
+			_ = pc.Close() // its messages, if any, are nobody's yet
+		}
+		return 0, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.stopped {
+		for _, pc := range followed {
+			pc.AsyncClose()
+		}
+		return 0, errStopping
+	}
+	g.followed = followed
+	for _, pc := range followed {
+		g.followers.Go(func() { g.deliver(pc) })
+	}
+	return int32(len(followed)), nil
 }
 
 func (g *gateway) detach(id envelope.SessionID, s *stream) {

@@ -53,7 +53,7 @@ func (s *side) run(ctx context.Context, ready func(), serve func(ctx context.Con
 		}
 		return nil
 	})
-	followed, err := s.follow()
+	followed, err := s.ends.follow(s.topics.up())
 	for p, pc := range followed {
 		group.Go(func() error { return serve(ctx, group, int32(p), pc) })
 	}
@@ -75,24 +75,6 @@ func (s *side) run(ctx context.Context, ready func(), serve func(ctx context.Con
 		return nil
 	})
 	return errors.Join(err, group.Wait(), s.ends.consumer.Close())
-}
-
-// follow returns a consumer per partition, at its end; after an error those
-// that it got.
-func (s *side) follow() ([]sarama.PartitionConsumer, error) {
-	partitions, err := s.ends.consumer.Partitions(s.topics.up())
-	if err != nil {
-		return nil, fmt.Errorf("baseline: topic %s: %w", s.topics.up(), err)
-	}
-	var followed []sarama.PartitionConsumer
-	for p := range int32(len(partitions)) {
-		pc, err := s.ends.consumer.ConsumePartition(s.topics.up(), p, sarama.OffsetNewest)
-		if err != nil {
-			return followed, fmt.Errorf("baseline: partition %d: %w", p, err)
-		}
-		followed = append(followed, pc)
-	}
-	return followed, nil
 }
 
 // produce hands a frame to the producer and waits for its room. After the end
