@@ -63,10 +63,33 @@ explore: ## the explorer with larger bounds; takes its time
 baselines: ## the helper of loadtest's baseline nats: bin/moorage-nats
 	cd loadtest/nats && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o ../../bin/moorage-nats .
 
+# What make bench measures by moorage loadtest: COMPARED with relay.
+COMPARED := p1-commands
+ALONE := p7-kill p7-drain
+PAIRS := 5
+
 .PHONY: bench
-bench: build ## measure against the baseline, on a Kafka it starts
+bench: build ## measure, on a Kafka it starts, and write the tables of docs/performance.md; takes hours (PAIRS=1: less)
 	mkdir -p build
-	$(GO) run ./loadtest/bench -moorage bin/moorage -out build/bench.json
+	$(GO) test -run '^$$' -bench . -benchmem $(QUICK_PACKAGES) | tee build/micro.txt
+	$(GO) run ./loadtest/bench -moorage bin/moorage -pairs $(PAIRS) -out build/bench.json
+	rm -rf $(COMPARED:%=build/%) $(ALONE:%=build/%)
+	for scenario in $(COMPARED); do \
+		bin/moorage loadtest run "$$scenario" --baseline relay --pairs $(PAIRS) --out build/"$$scenario" || [ -e build/"$$scenario"/results.json ]; \
+	done
+	for scenario in $(ALONE); do \
+		bin/moorage loadtest run "$$scenario" --out build/"$$scenario" || [ -e build/"$$scenario"/results.json ]; \
+	done
+	$(MAKE) --no-print-directory bench-doc
+
+.PHONY: bench-doc
+bench-doc: ## write the tables of docs/performance.md again, from what make bench left
+	$(GO) run ./loadtest/bench -report build/bench.json -micro build/micro.txt \
+		-scenarios "$$(echo $(COMPARED:%=build/%) $(ALONE:%=build/%) | tr ' ' ,)" -doc docs/performance.md
+
+.PHONY: benchstat
+benchstat: ## compare two files of go test -bench: make benchstat OLD=a.txt NEW=b.txt
+	$(TOOL) benchstat $(OLD) $(NEW)
 
 .PHONY: fuzz
 fuzz: ## every fuzz test for FUZZTIME (10s)

@@ -6,6 +6,8 @@
 //	go run ./loadtest/bench -systems relay -pairs 1 -measure 2s
 //	go run ./loadtest/bench -kafka 127.0.0.1:9092  on one that runs
 //	go run ./loadtest/bench -report results.json   only print a results file
+//	    -scenarios DIR,DIR -micro FILE             with load tests, and what go test -bench said
+//	    -doc docs/performance.md                   into that file, between its marks
 //
 // Gateway and application are processes of their own; this one is the agents,
 // over the same protocol to both. Pairs alternate, A-B-A-B, each with fresh
@@ -42,8 +44,10 @@ type bench struct {
 	systems string
 	out     string
 	report  string
-	pairs   int
-	local   bool
+
+	scenarios, micro, doc string // what else the tables are made of, and where they go
+	pairs                 int
+	local                 bool
 
 	warm, measure, silence time.Duration
 	idle, storm, cold      int
@@ -73,6 +77,9 @@ func run(ctx context.Context) error {
 	flag.StringVar(&b.systems, "systems", "moorage,relay", "systems to measure")
 	flag.StringVar(&b.out, "out", "results.json", "where the results go")
 	flag.StringVar(&b.report, "report", "", "print this results `file` and measure nothing")
+	flag.StringVar(&b.scenarios, "scenarios", "", "with -report: `directories` of moorage loadtest, by comma")
+	flag.StringVar(&b.micro, "micro", "", "with -report: a `file` of what go test -bench said")
+	flag.StringVar(&b.doc, "doc", "", "with -report: the Markdown `file` to write the tables into, between its marks; without it they are printed")
 	flag.IntVar(&b.pairs, "pairs", 5, "alternating pairs")
 	flag.DurationVar(&b.warm, "warm", time.Second, "warm-up of each run")
 	flag.DurationVar(&b.measure, "measure", 5*time.Second, "length of each run")
@@ -88,12 +95,7 @@ func run(ctx context.Context) error {
 		return fmt.Errorf("bench: unknown argument %q", flag.Arg(0))
 	}
 	if b.report != "" {
-		rs, err := load(b.report)
-		if err != nil {
-			return err
-		}
-		rs.write(os.Stdout)
-		return nil
+		return b.show()
 	}
 	todo, err := pick(b.rows, rows, func(r row) string { return r.name })
 	if err != nil {
