@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/Shopify/toxiproxy/v2/toxics"
+	"golang.org/x/sys/unix"
 )
 
 // A way is a proxy before a server that sends everything back.
@@ -256,11 +257,37 @@ func TestOriginIsTheProcessAtTheOtherEnd(t *testing.T) {
 	conn, err := net.Dial("tcp", l.Addr().String())
 	must(t, err)
 	defer conn.Close()
-	inode := socketOf(conn.LocalAddr().(*net.TCPAddr))
-	if inode == 0 || !holds(os.Getpid(), socketName(inode)) {
-		t.Errorf("inode %d is not found to be ours", inode)
+	accepted, err := l.Accept()
+	must(t, err)
+	defer accepted.Close()
+	// Another connection from the same port, to another address.
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer other.Close()
+	twin, err := (&net.Dialer{LocalAddr: conn.LocalAddr(), Control: reusePort}).Dial("tcp", other.Addr().String())
+	if err == nil { // the kernel may refuse what it does by itself
+		defer twin.Close()
 	}
-	if holds(os.Getppid(), socketName(inode)) {
-		t.Error("our socket is somebody else's")
+
+	inode := socketOf(accepted)
+	info, err := conn.(*net.TCPConn).SyscallConn()
+	must(t, err)
+	var stat unix.Stat_t
+	must(t, info.Control(func(fd uintptr) { err = unix.Fstat(int(fd), &stat) }))
+	must(t, err)
+	if inode != stat.Ino {
+		t.Errorf("the other end is inode %d, want %d", inode, stat.Ino)
 	}
+	if !holds(os.Getpid(), socketName(inode)) || holds(os.Getppid(), socketName(inode)) {
+		t.Error("the socket is not found to be ours, and nobody else's")
+	}
+}
+
+func reusePort(_, _ string, c syscall.RawConn) (err error) {
+	if failed := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	}); failed != nil {
+		return failed
+	}
+	return err
 }

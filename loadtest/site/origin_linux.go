@@ -36,7 +36,7 @@ func (s *site) kafkaOrigin(conn net.Conn, number int) origin {
 		}
 		return o
 	}
-	inode := socketOf(from)
+	inode := socketOf(conn)
 	if inode == 0 {
 		return o
 	}
@@ -50,19 +50,18 @@ func (s *site) kafkaOrigin(conn net.Conn, number int) origin {
 	return o
 }
 
-// socketOf finds a local IPv4 socket by its address, 0 if it has gone.
-func socketOf(addr *net.TCPAddr) uint64 {
-	ip := addr.IP.To4()
+// socketOf finds the local IPv4 socket at the other end of a connection, 0 if
+// it has gone. A port may serve several connections, to different addresses.
+func socketOf(conn net.Conn) uint64 {
+	own, far := kernelAddr(conn.LocalAddr()), kernelAddr(conn.RemoteAddr())
 	f, err := os.Open("/proc/net/tcp")
-	if ip == nil || err != nil {
+	if own == "" || far == "" || err != nil {
 		return 0
 	}
 	defer f.Close()
-	// The kernel writes the address as a number of the machine's own order.
-	want := fmt.Sprintf("%08X:%04X", binary.NativeEndian.Uint32(ip), addr.Port)
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
-		if field := strings.Fields(lines.Text()); len(field) > 9 && field[1] == want {
+		if field := strings.Fields(lines.Text()); len(field) > 9 && field[1] == far && field[2] == own {
 			inode, err := strconv.ParseUint(field[9], 10, 64)
 			if err != nil {
 				return 0
@@ -71,6 +70,16 @@ func socketOf(addr *net.TCPAddr) uint64 {
 		}
 	}
 	return 0
+}
+
+// kernelAddr is an IPv4 address as the kernel writes it: a number of the
+// machine's own order. "" for others.
+func kernelAddr(addr net.Addr) string {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok || tcp.IP.To4() == nil {
+		return ""
+	}
+	return fmt.Sprintf("%08X:%04X", binary.NativeEndian.Uint32(tcp.IP.To4()), tcp.Port)
 }
 
 // holds tells whether a process has a file open.
