@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -95,12 +96,7 @@ func holds(pid int, target string) bool {
 	if err != nil {
 		return false
 	}
-	for _, t := range targets {
-		if t == target {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(targets, target)
 }
 
 func socketName(inode uint64) string { return "socket:[" + strconv.FormatUint(inode, 10) + "]" }
