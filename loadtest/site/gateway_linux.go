@@ -35,7 +35,9 @@ func (s *site) startGateways(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		s.mu.Lock() // proxies before brokers look them up already
 		s.gateways = append(s.gateways, g)
+		s.mu.Unlock()
 	}
 	var all errgroup.Group
 	for _, g := range s.gateways {

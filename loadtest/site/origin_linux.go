@@ -25,12 +25,15 @@ const (
 // gateway is the application's.
 func (s *site) kafkaOrigin(conn net.Conn, number int) origin {
 	o := origin{leg: legApp, broker: number}
+	s.mu.Lock()
+	gateways := slices.Clone(s.gateways)
+	s.mu.Unlock()
 	from, ok := conn.RemoteAddr().(*net.TCPAddr)
 	if !ok {
 		return o
 	}
 	if s.net != nil {
-		for _, g := range s.gateways {
+		for _, g := range gateways {
 			if from.IP.String() == g.host.address {
 				o.leg, o.gateway = legKafka, g.number
 			}
@@ -42,7 +45,7 @@ func (s *site) kafkaOrigin(conn net.Conn, number int) origin {
 		return o
 	}
 	target := socketName(inode)
-	for _, g := range s.gateways {
+	for _, g := range gateways {
 		if holds(g.pid(), target) {
 			o.leg, o.gateway = legKafka, g.number
 			return o
