@@ -17,6 +17,7 @@ import (
 	"github.com/moorage-dev/moorage/loadtest/baseline"
 	"github.com/moorage-dev/moorage/loadtest/fault"
 	"github.com/moorage-dev/moorage/loadtest/report"
+	"github.com/moorage-dev/moorage/loadtest/results"
 	loadrun "github.com/moorage-dev/moorage/loadtest/run"
 	"github.com/moorage-dev/moorage/loadtest/scenario"
 	"github.com/moorage-dev/moorage/loadtest/site"
@@ -128,6 +129,10 @@ func (c *loadtestRunCmd) Run(ctx context.Context, k *kong.Context, p *process) e
 		return fmt.Errorf("%w (logs in %s)", failed, logs)
 	}
 	report.Judge(r)
+	if failed != nil && r.Verdict.Clean {
+		// What was measured was clean, but not all was: such as a baseline.
+		r.Verdict = results.Verdict{Invalid: true, Lines: append([]string{oneLine(failed.Error())}, r.Verdict.Lines...)}
+	}
 	if err := report.Write(out, r); err != nil {
 		return cmp.Or(failed, err)
 	}
