@@ -23,7 +23,7 @@ type Config struct {
 
 	Logger *slog.Logger // nil discards
 
-	QueueBytes   int           // bytes that wait per partition queue before Wait blocks; 0: 8 MiB
+	QueueBytes   int           // bytes that wait per partition queue before Wait blocks and Full says so; 0: 8 MiB
 	UnackedBytes int           // bytes handed over and not acknowledged, per partition; 0: 512 KiB
 	FetchWait    time.Duration // the broker's long poll; 0: 250 ms
 	Scans        int           // backlogs that are read at once, per broker; 0: 4

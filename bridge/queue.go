@@ -243,6 +243,13 @@ func (q *Queue) fillLocked(limit int, now time.Time) *batch {
 	return b
 }
 
+// Full reports whether the queue holds QueueBytes or more.
+func (q *Queue) Full() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.bytes >= q.p.c.cfg.QueueBytes
+}
+
 // Wait returns when the queue holds less than QueueBytes.
 func (q *Queue) Wait(ctx context.Context) error {
 	for {

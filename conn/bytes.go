@@ -159,6 +159,9 @@ func (c *Conn) sendErr() error {
 
 // room returns how many bytes may be joined now.
 func (c *Conn) room() int {
+	if c.crowded() {
+		return 0
+	}
 	return min(c.maxFrame(), c.cfg.End.Room()) - len(c.joined)
 }
 

@@ -24,6 +24,10 @@ type Config struct {
 	// controller side's may only follow ACCEPT. nil: always. Until then, what
 	// is written waits, up to one frame; a half-close waits too.
 	Ready func() bool
+	// Crowded reports, with the lock held, that too much of all sessions waits
+	// on the way out. Then a session that has a few frames of its own among it
+	// takes no more until one of them is persisted. nil: never.
+	Crowded func() bool
 	// MaxFrame returns, with the lock held, the largest payload of one frame;
 	// 0, or nil: session.MaxFrame.
 	MaxFrame func() int
@@ -137,6 +141,16 @@ func (c *Conn) wake() {
 }
 
 func (c *Conn) ready() bool { return c.cfg.Ready == nil || c.cfg.Ready() }
+
+// fewFrames is how many a session may have under way in a crowd. So none has to
+// wait for others before it may say anything, and many together stay small.
+const fewFrames = 16
+
+// crowded reports whether it is not this session's turn. The outcome of a frame
+// under way will have it asked again.
+func (c *Conn) crowded() bool {
+	return c.cfg.Crowded != nil && c.cfg.End.Unpersisted() >= fewFrames && c.cfg.Crowded()
+}
 
 func (c *Conn) maxFrame() int {
 	if c.cfg.MaxFrame != nil {

@@ -305,6 +305,63 @@ func TestSendWaitsForRoomOrItsContext(t *testing.T) {
 	})
 }
 
+// A crowd must not hold up who has said little, nor let who says much fill the
+// memory up to everybody's windows.
+func TestInACrowdFewFramesAreUnderWay(t *testing.T) {
+	for desc, send := range map[string]func(ctx context.Context, p *path) error{
+		"messages": func(ctx context.Context, p *path) error { return p.near.Send(ctx, []byte("x")) },
+		"bytes": func(ctx context.Context, p *path) error {
+			deadline, _ := ctx.Deadline()
+			_ = p.near.SetWriteDeadline(deadline)
+			_, err := p.near.Write(make([]byte, session.MaxFrame))
+			return err
+		},
+	} {
+		t.Run(desc, func(t *testing.T) {
+			story(t, func(t *testing.T, p *path) {
+				p.crowded.Store(true)
+				p.holding.Store(true)
+				n := 0
+				fill := func() {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+					defer cancel()
+					for more := 100; more > 0 && send(ctx, p) == nil; more-- {
+						n++
+					}
+				}
+				fill()
+				window := n
+				if n < 8 || n > 20 {
+					t.Fatalf("%d frames went into a crowd, want few", n)
+				}
+				p.release() // Kafka has them, and the crowd is still there
+				synctest.Wait()
+				over := make(chan struct{})
+				go func() {
+					defer close(over)
+					_, _ = io.Copy(io.Discard, p.far)
+				}()
+				defer func() {
+					_ = p.far.Close()
+					<-over
+				}()
+				fill()
+				if n == window {
+					t.Fatal("nothing went after what was under way had been persisted")
+				}
+				before := n
+				p.crowded.Store(false)
+				p.holding.Store(true)
+				fill()
+				if n-before < 2*window && desc == "messages" {
+					t.Errorf("%d frames went without a crowd, %d with one", n-before, window)
+				}
+				p.release()
+			})
+		})
+	}
+}
+
 func TestEmptyMessagesAreBoundedToo(t *testing.T) {
 	story(t, func(t *testing.T, p *path) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)

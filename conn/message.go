@@ -14,7 +14,8 @@ import (
 var ErrTooLarge = errors.New("conn: message larger than a frame")
 
 // Send writes p as one message: one frame, whose boundaries the far side
-// sees. It waits until the window has room or ctx ends; deadlines do not
+// sees. It waits until the window has room, and no crowd
+// is before it, or ctx ends; deadlines do not
 // concern it. It returns when the session has the message, long before the
 // far side does: see Flush.
 func (c *Conn) Send(ctx context.Context, p []byte) error {
@@ -31,7 +32,7 @@ func (c *Conn) Send(ctx context.Context, p []byte) error {
 			return false, nil
 		}
 		c.cut() // bytes written before come before
-		if !c.cfg.End.CanWrite(len(p)) {
+		if !c.cfg.End.CanWrite(len(p)) || c.crowded() {
 			return false, nil
 		}
 		c.cfg.End.Write(slices.Clone(p))

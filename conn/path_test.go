@@ -27,6 +27,7 @@ type path struct {
 	holding atomic.Bool
 	held    []func()
 	dataUp  atomic.Int64 // data frames that went up
+	crowded atomic.Bool  // others wait before the near end's frames
 }
 
 var (
@@ -46,6 +47,7 @@ func newPath(window int) *path {
 	})
 	p.near = conn.New(conn.Config{
 		End: &p.agent.End, Kick: p.kicked, CloseSession: p.agent.CloseSession, MaxFrame: p.agent.MaxFrame,
+		Crowded: p.crowded.Load,
 	})
 	hello := p.agent.Attach(now)
 	p.relay = session.NewRelay(now, &hello, start, incarnation, 5*time.Second)

@@ -24,6 +24,8 @@ func (q *sink) Put(_ envelope.SessionID, r *envelope.Record, done func(int64, er
 	q.waits = append(q.waits, done)
 }
 
+func (q *sink) Full() bool { return false }
+
 func (q *sink) persist() {
 	waits := q.waits
 	q.waits = nil

@@ -20,7 +20,7 @@ type Config struct {
 	Grace time.Duration
 
 	Window       int      // payload bytes that an agent may have undelivered, per session; 0: session.DefaultWindow
-	SessionLimit int      // sessions held at once; more are rejected; with the windows it bounds memory; 0: 10,000
+	SessionLimit int      // sessions held at once; more are rejected; with the windows, and for what waits for Kafka with Bridge.QueueBytes, it bounds memory; 0: 10,000
 	AcceptQueue  int      // sessions that wait for Accept; more are rejected; 0: 1,024
 	Services     []string // names of the TCP services offered, for agents that ask; may be empty
 

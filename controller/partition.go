@@ -15,6 +15,7 @@ import (
 // A queue takes records for one down partition; a *bridge.Queue is one.
 type queue interface {
 	Put(flow envelope.SessionID, r *envelope.Record, done func(offset int64, err error))
+	Full() bool
 }
 
 // A partition is one index of the up and the down topic, and the sessions on

@@ -66,6 +66,7 @@ func newSession(p *partition, role *session.Controller) *Session {
 		Kick:         s.kick,
 		CloseSession: role.CloseSession,
 		Ready:        func() bool { return role.State() != session.Opening },
+		Crowded:      p.down.Full,
 		Local:        addr("controller " + p.c.cfg.Name),
 		Remote:       addr(remote),
 	})
