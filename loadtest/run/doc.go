@@ -26,7 +26,9 @@
 // the generator than of the system. So it does when the worker used more than
 // [BusyLimit] of its share of the processors (all, divided by the number of
 // workers) in more than [BusyShare] of the seconds, and in [BusyFloor] at least. In
-// both cases the pass is invalid.
+// both cases the pass is invalid. Where a loop is closed, being busy is no
+// reason: such a load takes all there is, and most of what its processes use is
+// the system's own library.
 //
 // # Bounds
 //

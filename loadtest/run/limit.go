@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/moorage-dev/moorage/loadtest/scenario"
 	"github.com/moorage-dev/moorage/loadtest/worker"
 )
 
@@ -14,7 +15,7 @@ import (
 type limits struct {
 	from  time.Time // the end of warm-up
 	until time.Time // the end of load
-	share float64   // of the processors, in cores, that a worker may use
+	share float64   // of the processors, in cores, that a worker may use; 0: whatever it gets
 	seen  map[string]*strain
 }
 
@@ -25,8 +26,17 @@ type strain struct {
 	worst         time.Duration
 }
 
-func newLimits(from, until time.Time, cores, workers int) *limits {
-	return &limits{from: from, until: until, share: float64(cores) / float64(max(workers, 1)), seen: map[string]*strain{}}
+func newLimits(from, until time.Time, cores, workers int, story *scenario.Scenario) *limits {
+	l := &limits{from: from, until: until, share: float64(cores) / float64(max(workers, 1)), seen: map[string]*strain{}}
+	if slices.ContainsFunc(story.Groups, isClosed) {
+		l.share = 0
+	}
+	return l
+}
+
+// isClosed tells groups with a closed loop.
+func isClosed(g scenario.Group) bool {
+	return g.Up != nil && g.Up.Closed || g.Down != nil && g.Down.Closed || g.Request != nil && g.Request.Closed
 }
 
 // add notes a second, if it counts.
@@ -42,7 +52,7 @@ func (l *limits) add(name string, t worker.Tick) {
 	s.seconds++
 	s.sent += float64(t.Sent[0] + t.Sent[1])
 	s.overdue += t.Extra["overdue"]
-	if t.CPU > BusyLimit*l.share {
+	if l.share > 0 && t.CPU > BusyLimit*l.share {
 		s.busy++
 	}
 	s.worst = max(s.worst, t.Lag)

@@ -338,7 +338,7 @@ func (p *pass) measure(ctx context.Context) (*results.Run, error) {
 	p.begun = time.Now().Add(time.Second)
 	end := p.begun.Add(time.Duration(p.Scenario.Length))
 	p.seconds = newSeconds(p.begun)
-	p.limits = newLimits(p.begun.Add(time.Duration(p.Scenario.Warmup)), end, cores(), len(p.hands))
+	p.limits = newLimits(p.begun.Add(time.Duration(p.Scenario.Warmup)), end, cores(), len(p.hands), &p.Scenario)
 	p.mu.Unlock()
 	p.tell("start", "", p.name)
 	p.sayAll("", worker.Order{Do: "start", At: p.begun})

@@ -1,0 +1,37 @@
+package run
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moorage-dev/moorage/loadtest/scenario"
+	"github.com/moorage-dev/moorage/loadtest/worker"
+)
+
+func TestWhenTheGeneratorWasTheLimit(t *testing.T) {
+	open := scenario.Scenario{Groups: []scenario.Group{{Up: &scenario.Flow{Rate: 1}}}}
+	closed := scenario.Scenario{Groups: []scenario.Group{{Up: &scenario.Flow{Rate: 1}}, {Down: &scenario.Flow{Closed: true}}}}
+	for _, c := range []struct {
+		why   string
+		story scenario.Scenario
+		tick  worker.Tick
+		want  string
+	}{
+		{"nothing special", open, worker.Tick{CPU: 0.5, Sent: [2]uint64{1000, 0}}, ""},
+		{"busy", open, worker.Tick{CPU: 0.95, Sent: [2]uint64{1000, 0}}, "used more than"},
+		{"busy in a closed loop", closed, worker.Tick{CPU: 2, Sent: [2]uint64{1000, 0}}, ""},
+		{"late", open, worker.Tick{Sent: [2]uint64{500, 500}, Extra: map[string]float64{"overdue": 11}}, "held up"},
+		{"seldom late", open, worker.Tick{Sent: [2]uint64{500, 500}, Extra: map[string]float64{"overdue": 9}}, ""},
+	} {
+		begun := time.Now()
+		l := newLimits(begun, begun.Add(time.Minute), 2, 2, &c.story)
+		for i := range 10 {
+			c.tick.At = begun.Add(time.Duration(i+1) * time.Second)
+			l.add("app", c.tick)
+		}
+		if got := l.verdict(); (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.why, got, c.want)
+		}
+	}
+}
