@@ -41,7 +41,7 @@ var mayImport = map[string][]string{
 	"standin":           {"remoting"},
 	"demo/fabric":       nil,
 	"demo":              {"gateway", "controller", "link", "broker", "bridge", "check", "session", "conn", "demo/"},
-	"loadtest/":         {"controller", "link", "standin", "broker", "bridge", "check", "session", "conn", "loadtest/"},
+	"loadtest/":         {"config", "controller", "link", "standin", "broker", "bridge", "check", "session", "conn", "loadtest/"},
 	"cmd/":              {""},
 	"e2e":               {""},
 	"e2e/":              {""},

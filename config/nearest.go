@@ -1,9 +1,9 @@
 package config
 
-// nearest returns the candidate that name was probably meant to be, or "".
+// Nearest returns the candidate that name was probably meant to be, or "".
 // A third of the letters may differ, or two that changed places: more, and a
 // suggestion only misleads.
-func nearest(name string, candidates []string) string {
+func Nearest(name string, candidates []string) string {
 	best, bestDistance := "", max(len(name)/3, min(2, len(name)/2))+1
 	for _, candidate := range candidates {
 		if d := distance(name, candidate); d < bestDistance {

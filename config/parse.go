@@ -169,7 +169,7 @@ func (p *parser) unknown(key *yaml.Node, allowed *Section, path string) error {
 	} else if ok {
 		return p.errorf(key.Line, "unknown key %q %s; it is a setting of moorage %s", key.Value, where, home)
 	}
-	if near := nearest(key.Value, allowed.names()); near != "" {
+	if near := Nearest(key.Value, allowed.names()); near != "" {
 		return p.errorf(key.Line, "unknown key %q %s; did you mean %q?", key.Value, where, near)
 	}
 	return p.errorf(key.Line, "unknown key %q %s; keys are the long names of flags, see moorage %s", key.Value, where, strings.TrimSpace(path+" --help"))

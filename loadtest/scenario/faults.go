@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/moorage-dev/moorage/config"
 )
 
 // A setting is a key of a fault's With.
@@ -147,7 +149,7 @@ func (s *Scenario) kind(path, kind string) (grammar, *Problem) {
 	case kind == "":
 		return rule, wrong(path, "missing: want one of %s", strings.Join(FaultKinds(), ", "))
 	}
-	if near := nearest(kind, FaultKinds()); near != "" {
+	if near := config.Nearest(kind, FaultKinds()); near != "" {
 		return rule, wrong(path, "%s: no kind of fault; did you mean %q?", kind, near)
 	}
 	return rule, wrong(path, "%s: no kind of fault; want one of %s", kind, strings.Join(FaultKinds(), ", "))

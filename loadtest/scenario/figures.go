@@ -3,6 +3,7 @@ package scenario
 import (
 	"strings"
 
+	"github.com/moorage-dev/moorage/config"
 	"github.com/moorage-dev/moorage/loadtest/figure"
 )
 
@@ -15,7 +16,7 @@ func (s *Scenario) figure(path, name string) *Problem {
 	for _, f := range figure.All {
 		names = append(names, f.Name)
 	}
-	if near := nearest(name, names); near != "" {
+	if near := config.Nearest(name, names); near != "" {
 		return wrong(path, "no figure has this name; did you mean %q?", near)
 	}
 	return wrong(path, "no figure has this name; the names are %s", strings.Join(names, ", "))

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/moorage-dev/moorage/config"
 	"github.com/moorage-dev/moorage/loadtest/scenarios"
 )
 
@@ -51,7 +52,7 @@ func read(path string) ([]byte, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		hint := "the ready ones are " + strings.Join(Names(), ", ")
-		if near := nearest(path, Names()); near != "" {
+		if near := config.Nearest(path, Names()); near != "" {
 			hint = fmt.Sprintf("did you mean %q? %s", near, hint)
 		}
 		return nil, fmt.Errorf("scenario: %s: no ready scenario and no file; %s", path, hint)

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/moorage-dev/moorage/config"
 )
 
 // A shape compares a file with the types it is read into, so that a mistake is
@@ -153,7 +155,7 @@ func known(key *yaml.Node, path string, fields []field) (reflect.Type, *Problem)
 	if path != "" {
 		where = "in " + path
 	}
-	if near := nearest(key.Value, names); near != "" {
+	if near := config.Nearest(key.Value, names); near != "" {
 		return nil, problem(key, "", "unknown key %q %s; did you mean %q?", key.Value, where, near)
 	}
 	return nil, problem(key, "", "unknown key %q %s; the keys are %s", key.Value, where, strings.Join(names, ", "))
