@@ -4,6 +4,7 @@ package loadtest_test
 
 import (
 	"flag"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -68,17 +69,20 @@ func TestSeededBugsAreSeen(t *testing.T) {
 	t.Run("none", func(t *testing.T) {
 		harness{program: program}.loadtest(t, story).wantClean(t)
 	})
-	for bug, word := range map[string]string{
-		"drain-drops-tail":  "lost",
-		"dedup-forgets":     "repeated",
-		"recut-on-resume":   "corrupted",
-		"replay-off-by-one": "lost",
+	// A message that is missing is lost where its session went on, and stuck
+	// where it could not.
+	for bug, words := range map[string][]string{
+		"drain-drops-tail":  {"lost", "stuck"},
+		"dedup-forgets":     {"repeated"},
+		"recut-on-resume":   {"corrupted"},
+		"replay-off-by-one": {"lost", "stuck"},
 	} {
 		t.Run(bug, func(t *testing.T) {
 			o := harness{program: program, env: []string{"MOORAGE_SEEDED=" + bug}}.loadtest(t, story)
 			one := o.wantRun(t)
-			if o.code != 1 || one.Figures[word] == 0 || len(one.Anomalies) == 0 {
-				t.Errorf("exit code %d, %s %v:\n%s", o.code, word, one.Figures[word], o.said)
+			seen := slices.ContainsFunc(words, func(word string) bool { return one.Figures[word] > 0 })
+			if o.code != 1 || !seen || len(one.Anomalies) == 0 {
+				t.Errorf("exit code %d, want some %v:\n%s", o.code, words, o.said)
 			}
 		})
 	}
