@@ -50,6 +50,7 @@ test-sim: ## a thousand simulated runs, and some more under the race detector
 .PHONY: test-process
 test-process: ## the explorer, real processes and a real Apache Kafka, one package at a time
 	$(GO) test -p 1 -timeout 30m $(PROCESS_PACKAGES)
+	cd loadtest/nats && $(GO) vet ./... && $(GO) test ./...
 
 .PHONY: mutants
 mutants: ## switch the seeded bugs on, one at a time: each must be found, some by the demo's verdict too
