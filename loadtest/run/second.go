@@ -22,6 +22,7 @@ type seconds struct {
 	next    int                // the oldest not yet given away
 	newest  int                // that anybody told of
 	anomaly map[string]uint64  // so far, by worker
+	agents  map[string]int     // latest, by worker
 	extra   map[string]float64 // of the target, latest
 }
 
@@ -29,10 +30,11 @@ type second struct {
 	results.Tick
 	latency spread
 	heard   map[string]bool // workers
+	agents  map[string]int  // with a session at its end, by worker
 }
 
 func newSeconds(start time.Time) *seconds {
-	return &seconds{start: start, waiting: map[int]*second{}, next: 1, anomaly: map[string]uint64{}}
+	return &seconds{start: start, waiting: map[int]*second{}, next: 1, anomaly: map[string]uint64{}, agents: map[string]int{}}
 }
 
 // add counts a worker's tick. agents says whether its sessions are those to count.
@@ -41,13 +43,13 @@ func (s *seconds) add(name string, agents bool, t worker.Tick) error {
 	s.newest = max(s.newest, n)
 	sec := s.waiting[n]
 	if sec == nil {
-		sec = &second{latency: spread{}, heard: map[string]bool{}}
+		sec = &second{latency: spread{}, heard: map[string]bool{}, agents: map[string]int{}}
 		sec.Tick.At = float64(n)
 		s.waiting[n] = sec
 	}
 	sec.heard[name] = true
 	if agents {
-		sec.Agents += t.Agents
+		sec.agents[name] = t.Agents // two ticks may fall into one second
 	}
 	for way := range 2 {
 		sec.Sent[way] += t.Sent[way]
@@ -85,6 +87,10 @@ func (s *seconds) take(workers []string, all bool) (ticks []results.Tick) {
 			sec.Tick.At = float64(s.next)
 		}
 		sec.P = sec.latency.all()
+		maps.Copy(s.agents, sec.agents) // who said nothing has as many as before
+		for _, n := range s.agents {
+			sec.Agents += n
+		}
 		for _, n := range s.anomaly {
 			sec.Anomaly += n
 		}

@@ -35,3 +35,21 @@ func TestWhenTheGeneratorWasTheLimit(t *testing.T) {
 		}
 	}
 }
+
+// A busy worker's ticks come late, two in one second and none in the next.
+func TestAgentsAreCountedOnce(t *testing.T) {
+	begun := time.Now()
+	s := newSeconds(begun)
+	for _, at := range []time.Duration{1000, 2000, 3500, 4400, 5000} { // the fourth and the third fall into one second
+		for _, name := range []string{"agents-1", "agents-2"} {
+			if err := s.add(name, true, worker.Tick{At: begun.Add(at * time.Millisecond), Agents: 50}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, tick := range s.take([]string{"agents-1", "agents-2"}, true) {
+		if tick.Agents != 100 {
+			t.Errorf("second %v: %d agents, want 100", tick.At, tick.Agents)
+		}
+	}
+}
