@@ -77,9 +77,9 @@ func run(ctx context.Context) error {
 	flag.StringVar(&b.systems, "systems", "moorage,relay", "systems to measure")
 	flag.StringVar(&b.out, "out", "results.json", "where the results go")
 	flag.StringVar(&b.report, "report", "", "print this results `file` and measure nothing")
-	flag.StringVar(&b.scenarios, "scenarios", "", "with -report: `directories` of moorage loadtest, by comma")
-	flag.StringVar(&b.micro, "micro", "", "with -report: a `file` of what go test -bench said")
-	flag.StringVar(&b.doc, "doc", "", "with -report: the Markdown `file` to write the tables into, between its marks; without it they are printed")
+	flag.StringVar(&b.scenarios, "scenarios", "", "print these `directories` of moorage loadtest too, by comma")
+	flag.StringVar(&b.micro, "micro", "", "print this `file` of what go test -bench said too")
+	flag.StringVar(&b.doc, "doc", "", "the Markdown `file` to write the tables into, between its marks, instead of printing them")
 	flag.IntVar(&b.pairs, "pairs", 5, "alternating pairs")
 	flag.DurationVar(&b.warm, "warm", time.Second, "warm-up of each run")
 	flag.DurationVar(&b.measure, "measure", 5*time.Second, "length of each run")
@@ -94,7 +94,7 @@ func run(ctx context.Context) error {
 	if flag.NArg() > 0 {
 		return fmt.Errorf("bench: unknown argument %q", flag.Arg(0))
 	}
-	if b.report != "" {
+	if b.report != "" || b.scenarios != "" || b.micro != "" {
 		return b.show()
 	}
 	todo, err := pick(b.rows, rows, func(r row) string { return r.name })

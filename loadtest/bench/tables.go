@@ -20,12 +20,14 @@ const (
 
 // show writes the tables of what was measured before.
 func (b *bench) show() error {
-	rs, err := load(b.report)
-	if err != nil {
-		return err
-	}
 	var tables bytes.Buffer
-	rs.write(&tables)
+	if b.report != "" {
+		rs, err := load(b.report)
+		if err != nil {
+			return err
+		}
+		rs.write(&tables)
+	}
 	if b.scenarios != "" {
 		fmt.Fprint(&tables, "\nLoad tests, see [loadtest.md](loadtest.md):\n\n")
 		if err := report.Markdown(&tables, strings.Split(b.scenarios, ",")); err != nil {

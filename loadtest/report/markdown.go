@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/moorage-dev/moorage/loadtest/figure"
 	"github.com/moorage-dev/moorage/loadtest/results"
@@ -13,9 +14,11 @@ import (
 
 // Markdown writes what several runs were to show: a row per threshold of each
 // scenario but the promises, with the median of Moorage's runs, or of the pairs
-// for a ratio, the lowest and highest, and whether it was met. The verdict of a
-// run that broke a promise, or proves nothing, stands in its first row.
+// for a ratio, the lowest and highest, and whether it was met; below it where
+// they ran. A run that broke a promise, or proves nothing, has that word beside
+// its name.
 func Markdown(w io.Writer, dirs []string) error {
+	var places []string
 	fmt.Fprintf(w, "| scenario | figure | moorage | baseline | ratio | runs | goal | |\n|---|---|---|---|---|---|---|---|\n")
 	for _, dir := range dirs {
 		r, err := Open(dir)
@@ -25,6 +28,11 @@ func Markdown(w io.Writer, dirs []string) error {
 		title := "`" + r.Scenario.Name + "`"
 		if word := Outcome(r); word == Anomalies || word == Invalid {
 			title += " **" + word + "**"
+		}
+		m := r.Machine
+		place := fmt.Sprintf("%s, %d × %s, %s; %s; moorage %s", r.Started.Format(time.DateOnly), m.Cores, m.CPU, m.Go, m.Kafka, m.Moorage)
+		if !slices.Contains(places, place) {
+			places = append(places, place)
 		}
 		rows := 0
 		for _, threshold := range slices.Sorted(maps.Keys(r.Scenario.Thresholds)) {
@@ -36,6 +44,9 @@ func Markdown(w io.Writer, dirs []string) error {
 		if rows == 0 {
 			fmt.Fprintf(w, "| %s | promises broken | %.0f | | | %d | 0 | %s |\n", title, broken(r), len(valuesOf(r, product, "lost")), met(broken(r) <= 0))
 		}
+	}
+	if len(places) > 0 {
+		fmt.Fprintf(w, "\nMeasured %s.\n", strings.Join(places, ".\nMeasured "))
 	}
 	return nil
 }

@@ -29,7 +29,11 @@ func TestMarkdownHasARowPerGoal(t *testing.T) {
 		return b.String()
 	}
 	text := write(func(*results.Results) {})
-	rows := strings.Split(strings.TrimSpace(text), "\n")[2:]
+	table, place, _ := strings.Cut(text, "\n\n")
+	if !strings.HasPrefix(place, "Measured 20") || strings.Count(place, "\n") != 1 {
+		t.Errorf("where it was measured is told as %q", place)
+	}
+	rows := strings.Split(table, "\n")[2:]
 	for i, want := range []struct{ figure, verdict string }{
 		{"down.p99_ms", "met"}, {"messages_per_s.down", "**missed**"}, {"down.p50", "not measured"}, {"down.p50_ms", "met"},
 	} {
