@@ -9,15 +9,19 @@ import (
 )
 
 // Eventually polls, with a deadline: other processes' progress can only be
-// looked at from outside.
+// looked at from outside. What takes longer than a second is looked at less
+// often, for a look may cost the process it is about.
 func Eventually(t *testing.T, what string, within time.Duration, done func() bool) {
 	t.Helper()
-	limit := time.After(within)
+	begun, limit := time.Now(), time.After(within)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !done() {
 		select {
 		case <-tick.C:
+			if time.Since(begun) > time.Second {
+				tick.Reset(100 * time.Millisecond)
+			}
 		case <-limit:
 			t.Fatalf("not within %v: %s", within, what)
 		case <-t.Context().Done():
