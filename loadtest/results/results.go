@@ -45,7 +45,7 @@ type Run struct {
 	Started time.Time     `json:"started"`
 	Length  time.Duration `json:"length_ns"`
 
-	Figures   map[string]float64 `json:"figures"` // by name, see Figures
+	Figures   map[string]float64 `json:"figures"` // by name, see package figure
 	Latency   map[string]Hist    `json:"latency"` // up, down, request, connect; by group after a dot: "down.builders"
 	Silence   Hist               `json:"silence"` // per session, its longest
 	Recovery  []Recovery         `json:"recovery,omitempty"`

@@ -26,7 +26,7 @@ type Scenario struct {
 	Chaos  *Chaos  `yaml:"chaos,omitempty" json:"chaos,omitempty"` // random faults beside the planned ones
 
 	// Thresholds are bounds of figures by name, such as "lost: 0" or
-	// "down.p99_ms: 250" or "ratio.relay.down.p50: 1.15"; results.Figures has
+	// "down.p99_ms: 250" or "ratio.relay.down.p50: 1.15"; package figure has
 	// the names. lost, repeated, reordered, corrupted, stuck, unexplained and
 	// misjudged must be 0 anyway. A name that ends in ".min" is a lower bound.
 	Thresholds map[string]float64 `yaml:"thresholds,omitempty" json:"thresholds,omitempty"`
