@@ -83,10 +83,15 @@ func (a *application) accept(ctx context.Context) error {
 	}
 }
 
-// underWay reports whether a session is open that can still be heard of. Those
-// of agents that died and came as new are not: they stay until the grace is over.
-func (a *application) underWay() (yes bool) {
+// underWay reports whether a session is open that is worth waiting for. Those
+// of agents that died and came as new stay until the grace is over: they count
+// only with dead.
+func (a *application) underWay(dead bool) (yes bool) {
 	a.each(func(t *talk) {
+		if dead {
+			yes = true
+			return
+		}
 		g, agent, life := a.parseKey(t.leaf.Key)
 		a.mu.Lock()
 		defer a.mu.Unlock()
@@ -96,7 +101,9 @@ func (a *application) underWay() (yes bool) {
 }
 
 // drain ends the schedule and waits until every session is over, and none has
-// come for a while, or the limit has passed.
+// come for a while, or the limit has passed. Sessions of dead agents are waited
+// for where the grace is shorter than the limit: it stands still while Kafka is
+// away, so nothing else tells whether their end is only late.
 func (a *application) drain(ctx context.Context, limit time.Duration) {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errStopped)
 	defer cancel()
@@ -105,11 +112,13 @@ func (a *application) drain(ctx context.Context, limit time.Duration) {
 	a.last = time.Now()
 	a.mu.Unlock()
 	a.each((*talk).finish)
+	grace := time.Duration(a.plan.Scenario.Local.Grace)
+	dead := grace > 0 && grace < limit
 	for {
 		a.mu.Lock()
 		quiet := a.last.Add(acceptQuiet)
 		a.mu.Unlock()
-		if !time.Now().Before(quiet) && !a.underWay() {
+		if !time.Now().Before(quiet) && !a.underWay(dead) {
 			return
 		}
 		// Sessions are over at any time; to look now and then is enough.
