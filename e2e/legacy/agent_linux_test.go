@@ -2,9 +2,9 @@ package legacy_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
 
 	"github.com/moorage-dev/moorage/e2e/rig"
@@ -38,20 +38,37 @@ func startAgent(t *testing.T, l *lan, g generation, n node, root string) *agent 
 
 // java returns the process id of the node's Java, 0 if it has none. The node's
 // folder, which no other has, stands in its command line; and in that of
-// whoever started it, so the program is looked at too.
+// whoever started it, so the program is looked at too. A child that Java has
+// forked, and that is not yet what it will be, looks the same: the parent counts.
 func (n node) java() int {
 	processes, _ := filepath.Glob("/proc/[0-9]*/cmdline") // fails only on a bad pattern
+	parents := map[int]int{}
 	for _, file := range processes {
 		line, err := os.ReadFile(file)
 		if err != nil || !bytes.Contains(line, []byte(n.job.dir)) {
 			continue
 		}
-		exe, err := os.Readlink(filepath.Join(filepath.Dir(file), "exe"))
+		folder := filepath.Dir(file)
+		exe, err := os.Readlink(filepath.Join(folder, "exe"))
 		if err != nil || filepath.Base(exe) != "java" {
 			continue
 		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		if err == nil {
+		stat, err := os.ReadFile(filepath.Join(folder, "stat"))
+		if err != nil {
+			continue
+		}
+		var pid, parent int
+		var state string
+		_, behind, _ := bytes.Cut(stat, []byte(") ")) // of the name, which may hold anything but this
+		if _, err := fmt.Sscan(string(behind), &state, &parent); err != nil {
+			continue
+		}
+		if _, err := fmt.Sscan(filepath.Base(folder), &pid); err == nil {
+			parents[pid] = parent
+		}
+	}
+	for pid, parent := range parents {
+		if _, child := parents[parent]; !child {
 			return pid
 		}
 	}

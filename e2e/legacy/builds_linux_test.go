@@ -193,7 +193,7 @@ func (s *site) survives(t *testing.T, n node, fault func(*testing.T, *agent, *bu
 	if after := n.java(); before == 0 || after != before {
 		t.Errorf("the agent's process was %d, and is %d after the build", before, after)
 	}
-	if !s.hudson.online(n.name) {
+	if s.hudson.offline(t, n.name) {
 		t.Errorf("%s is offline after the build", n.name)
 	}
 	s.hudson.verdicts.add(t, fmt.Sprintf("SUCCESS after %v", b.took.Round(100*time.Millisecond)))

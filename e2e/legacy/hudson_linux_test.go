@@ -182,6 +182,15 @@ func (c *hudson) online(node string) bool {
 	return c.ask("computer/"+node, &computer) == nil && !computer.Offline
 }
 
+// offline tells whether the controller has lost a node's agent. It asks until
+// there is an answer, for one that comes late says nothing of the agent.
+func (c *hudson) offline(t *testing.T, node string) bool {
+	t.Helper()
+	var computer struct{ Offline bool }
+	rig.Eventually(t, "Hudson tells of "+node, 2*time.Minute, func() bool { return c.ask("computer/"+node, &computer) == nil })
+	return computer.Offline
+}
+
 // waitOnline waits for a node's agent.
 func (c *hudson) waitOnline(t *testing.T, node string, within time.Duration) {
 	t.Helper()

@@ -17,6 +17,9 @@ type verdicts struct {
 func (v *verdicts) add(t *testing.T, verdict string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if t.Failed() {
+		verdict += ", but the test FAILED"
+	}
 	name := t.Name()
 	v.all = append(v.all, fmt.Sprintf("%-60s %s", strings.ReplaceAll(name[strings.LastIndexByte(name, '/')+1:], "_", " "), verdict))
 }
