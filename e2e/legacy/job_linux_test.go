@@ -144,8 +144,9 @@ func (j job) console() []byte {
 	return b.Bytes()
 }
 
-// headForm is what stands in a console before the job's own lines.
-var headForm = regexp.MustCompile(`^Started by user anonymous\n(Building remotely on [a-z0-9-]+\n)\[[a-z0-9-]+\] \$ /bin/sh \S+/hudson\d+\.sh\n$`)
+// headForm is what stands in a console before the job's own lines. An order that
+// was given twice names its giver twice.
+var headForm = regexp.MustCompile(`^(Started by user anonymous\n)+(Building remotely on [a-z0-9-]+\n)\[[a-z0-9-]+\] \$ /bin/sh \S+/hudson\d+\.sh\n$`)
 
 // wantExact wants the build's success, its console to the byte, and its files.
 func (b *build) wantExact(t *testing.T, j job, within time.Duration) {
