@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"time"
@@ -9,6 +10,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
 )
 
 // adminTimeout bounds one request of an Admin.
@@ -17,14 +20,43 @@ const adminTimeout = 15 * time.Second
 // An Admin changes what a running cluster, ours or another, holds. Its zero
 // value has no brokers, and fails. Its methods may be called concurrently.
 type Admin struct {
-	Seeds []string // host:port of brokers to begin with
+	Seeds []string    // host:port of brokers to begin with
+	TLS   *tls.Config // nil: plaintext
+	// Mechanism is how to log in: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, as
+	// User with Password. "": not at all.
+	Mechanism, User, Password string
+}
+
+// options are those of a client.
+func (a Admin) options() ([]kgo.Opt, error) {
+	opts := []kgo.Opt{kgo.SeedBrokers(a.Seeds...)}
+	if a.TLS != nil {
+		opts = append(opts, kgo.DialTLSConfig(a.TLS))
+	}
+	login := scram.Auth{User: a.User, Pass: a.Password}
+	switch a.Mechanism {
+	case "":
+	case "PLAIN":
+		opts = append(opts, kgo.SASL(plain.Auth{User: a.User, Pass: a.Password}.AsMechanism()))
+	case "SCRAM-SHA-256":
+		opts = append(opts, kgo.SASL(login.AsSha256Mechanism()))
+	case "SCRAM-SHA-512":
+		opts = append(opts, kgo.SASL(login.AsSha512Mechanism()))
+	default:
+		return nil, fmt.Errorf("SASL mechanism %q: want PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", a.Mechanism)
+	}
+	return opts, nil
 }
 
 // do has f talk to the cluster for a bounded time.
 func (a Admin) do(ctx context.Context, what string, f func(ctx context.Context, c *kgo.Client) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, adminTimeout, fmt.Errorf("no answer within %v", adminTimeout))
 	defer cancel()
-	c, err := kgo.NewClient(kgo.SeedBrokers(a.Seeds...))
+	opts, err := a.options()
+	if err != nil {
+		return fmt.Errorf("broker: %s: %w", what, err)
+	}
+	c, err := kgo.NewClient(opts...)
 	if err != nil {
 		return fmt.Errorf("broker: %s: %w", what, err)
 	}
