@@ -45,9 +45,10 @@ type group struct {
 
 // A guard is a process that leads a group until its shim is gone.
 type guard struct {
-	cmd  *exec.Cmd
-	held *os.File      // its end is what the guard waits for
-	done chan struct{} // closed when it is dead and reaped
+	cmd   *exec.Cmd
+	held  *os.File      // its end is what the guard waits for
+	ready *os.File      // the guard writes to it once it ignores what ends the agent; nil: it has
+	done  chan struct{} // closed when it is dead and reaped
 }
 
 const (
@@ -79,6 +80,7 @@ func BeGuard() {
 	os.Exit(1)
 }
 
+// startGuard starts a guard, and does not wait until it is ready.
 func startGuard(private string) (*guard, error) {
 	end, held, err := os.Pipe()
 	if err != nil {
@@ -90,10 +92,9 @@ func startGuard(private string) (*guard, error) {
 		_ = held.Close()
 		return nil, err
 	}
-	defer ready.Close()
 	program, err := self()
 	if err != nil {
-		return nil, errors.Join(err, held.Close(), ack.Close())
+		return nil, errors.Join(err, held.Close(), ready.Close(), ack.Close())
 	}
 	cmd := &exec.Cmd{
 		Path: program, Args: []string{os.Args[0], "shim", "(guard of " + strconv.Itoa(os.Getpid()) + ")"}, Env: append(os.Environ(), guardVar+"="+private),
@@ -101,22 +102,38 @@ func startGuard(private string) (*guard, error) {
 	}
 	err = errors.Join(cmd.Start(), ack.Close())
 	if err != nil {
-		return nil, errors.Join(err, held.Close())
+		return nil, errors.Join(err, held.Close(), ready.Close())
 	}
-	g := &guard{cmd: cmd, held: held, done: make(chan struct{})}
+	g := &guard{cmd: cmd, held: held, ready: ready, done: make(chan struct{})}
 	go func() {
 		defer close(g.done)
 		_ = cmd.Wait() // it is killed as a rule
 	}()
-	err = ready.SetReadDeadline(time.Now().Add(guardReady))
+	return g, nil
+}
+
+// await waits until the guard outlives what ends the agent.
+func (g *guard) await() error {
+	if g.ready == nil {
+		return nil
+	}
+	err := g.ready.SetReadDeadline(time.Now().Add(guardReady))
 	if err == nil {
-		_, err = ready.Read(make([]byte, 1))
+		_, err = g.ready.Read(make([]byte, 1))
 	}
 	if err != nil {
-		g.close()
-		return nil, errors.Join(errors.New("shim: the agent's guard does not start"), err)
+		return errors.Join(errors.New("shim: the agent's guard does not start"), err)
 	}
-	return g, nil
+	g.forget()
+	return nil
+}
+
+// forget lets go of the pipe by which the guard says that it is ready.
+func (g *guard) forget() {
+	if g.ready != nil {
+		_ = g.ready.Close() // it holds no data
+		g.ready = nil
+	}
 }
 
 func (g *guard) alive() bool {
@@ -137,6 +154,7 @@ func (g *guard) pgid() int { return g.cmd.Process.Pid }
 func (g *guard) close() {
 	killGroup(g.pgid())
 	_ = g.held.Close() // it holds no data
+	g.forget()
 	<-g.done
 }
 
@@ -151,7 +169,9 @@ type member struct {
 	done chan struct{} // closed when it is dead and reaped
 }
 
-// start starts cmd in the group.
+// start starts cmd in the group. The guard is a process as large as the shim,
+// and needs as long to begin: the agent need not wait for it. Should the shim
+// be killed before the guard is ready, the guard finds that out first of all.
 func (g *group) start(cmd *exec.Cmd) (*member, error) {
 	if !g.leader.alive() {
 		if g.leader != nil {
@@ -181,6 +201,13 @@ func (g *group) start(cmd *exec.Cmd) (*member, error) {
 		}
 	}()
 	if err := <-started; err != nil {
+		<-m.done
+		return nil, err
+	}
+	// From here on signals may go to the whole group.
+	if err := g.leader.await(); err != nil {
+		g.leader.close()
+		g.leader = nil
 		<-m.done
 		return nil, err
 	}
