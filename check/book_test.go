@@ -220,6 +220,16 @@ func TestWhatSettleExcuses(t *testing.T) {
 			p.gone(key, Agent)
 			p.after(time.Hour)
 		}, Terms{Within: 2 * time.Minute}, Verdict{Untold: 1}},
+		{"an agent that died long ago, but nobody could find out", func(p *pair) {
+			p.send(key, Controller)
+			p.gone(key, Agent)
+			p.after(time.Hour)
+		}, Terms{Within: 2 * time.Minute, Stood: allBut(time.Minute)}, Verdict{}},
+		{"and somebody could", func(p *pair) {
+			p.send(key, Controller)
+			p.gone(key, Agent)
+			p.after(time.Hour)
+		}, Terms{Within: 2 * time.Minute, Stood: allBut(2 * time.Minute)}, Verdict{Untold: 1}},
 		{"an end in order, of which the other side has not heard, is on its way like the rest", func(p *pair) {
 			p.send(key, Controller)
 			p.send(key, Controller)
@@ -450,4 +460,9 @@ func BenchmarkBook(b *testing.B) {
 			}
 		})
 	}
+}
+
+// allBut is a time that stood still but for so much of it.
+func allBut(ran time.Duration) func(from, to time.Time) time.Duration {
+	return func(from, to time.Time) time.Duration { return to.Sub(from) - ran }
 }

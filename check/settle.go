@@ -18,6 +18,9 @@ type Terms struct {
 	// may not know yet: what a system needs to find out. Of an end that one side
 	// was told, the other must know.
 	Within time.Duration
+	// Stood returns how much of the time between two moments does not count for
+	// Within, because the system could find out nothing then. nil: none.
+	Stood func(from, to time.Time) time.Duration
 	// Anomalies bounds those that are kept in full. 0: 100.
 	Anomalies int
 }
@@ -204,11 +207,20 @@ func (s *settlement) judgeTold(key string, ss *session, pages [2]pageOf) {
 	if other.account == nil && ss.cutOff() {
 		return // it died and took its account along, or never knew of the session
 	}
-	if p.Gone && p.Reason == "" && other.account != nil && other.account.Made.Sub(p.Over) < s.terms.Within {
+	if p.Gone && p.Reason == "" && other.account != nil && s.early(p.Over, other.account.Made) {
 		return
 	}
 	s.r.Untold++
 	s.blame(key, waits, "untold", 0, otherOver)
+}
+
+// early reports whether at made nobody needed to know of a death at over.
+func (s *settlement) early(over, made time.Time) bool {
+	passed := made.Sub(over)
+	if s.terms.Stood != nil {
+		passed -= s.terms.Stood(over, made)
+	}
+	return passed < s.terms.Within
 }
 
 // blame keeps an anomaly, if there is room, with both sides' last events as far
