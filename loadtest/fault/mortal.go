@@ -121,9 +121,14 @@ func Expect(plan []Planned, sc scenario.Scenario, start time.Time) func(check.En
 
 // Terms returns what check.Settle holds a system to under a plan that began at
 // start: the reasons of Expect; and of an agent's death the other side may learn
-// after the grace time, and a minute for the lease to lapse.
+// after the grace time, and a minute for the lease to lapse. Planned outages of
+// Kafka don't count, for grace stands still in them.
 func Terms(plan []Planned, sc scenario.Scenario, start time.Time) check.Terms {
-	return check.Terms{Expect: Expect(plan, sc, start), Within: graceOf(sc) + time.Minute}
+	return check.Terms{
+		Expect: Expect(plan, sc, start),
+		Within: graceOf(sc) + time.Minute,
+		Stood:  worldOf(sc, nil).stood(plan, start),
+	}
 }
 
 func graceOf(sc scenario.Scenario) time.Duration {
