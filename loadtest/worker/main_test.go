@@ -320,21 +320,47 @@ func TestRestartedAgentsDieWithoutAWordAndComeAsNew(t *testing.T) {
 	})
 }
 
-// The grace of a dead agent's session may be far longer than a drain.
-func TestAccountDoesNotWaitForTheDead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, &memory{unnoticed: true}, scenario.Scenario{Length: seconds(10), Groups: []scenario.Group{{Name: "a", Agents: 10, Up: rate(5), Down: rate(5)}}})
-		r.start()
-		time.Sleep(5 * time.Second)
-		r.agents.order(Order{Do: "restart", Share: 1})
-		r.finish(10 * time.Second)
-		if took := r.app.doneAt.Sub(r.at); took > 11*time.Second+100*time.Millisecond {
-			t.Errorf("the application's account came after %v; want 10 s, and one in which nobody comes", took)
-		}
-		if report := r.settle(); report.Lost+report.Stuck+report.Repeated > 0 || report.Sessions != 20 {
-			t.Errorf("%+v; want 20 sessions, with nothing but tails cut off", report)
-		}
-	})
+// The grace of a dead agent's session may be far longer than a drain. Where it
+// is not, its end is waited for: it may be late, for grace stands still while
+// Kafka is away.
+func TestAccountWaitsForTheDeadWhoseGraceIsShort(t *testing.T) {
+	for _, tt := range []struct {
+		desc                 string
+		grace, drain, notice time.Duration
+		want                 time.Duration // after the load's end
+		untold               uint64
+	}{
+		{"the grace that a scenario does not say", 0, time.Minute, -1, acceptQuiet, 0},
+		{"a longer grace than the drain", 2 * time.Minute, time.Minute, -1, acceptQuiet, 0},
+		{"the same", time.Minute, time.Minute, -1, acceptQuiet, 0},
+		{"a shorter one that ended in time", 30 * time.Second, time.Minute, 4 * time.Second, acceptQuiet, 0},
+		{"a late end", 30 * time.Second, time.Minute, 55 * time.Second, 50 * time.Second, 0},
+		{"an end that never comes", 30 * time.Second, time.Minute, -1, time.Minute, 10},
+	} {
+		t.Run(tt.desc, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, &memory{notice: tt.notice}, scenario.Scenario{
+					Length: seconds(10), Drain: scenario.Duration(tt.drain), Local: scenario.Local{Grace: scenario.Duration(tt.grace)},
+					Groups: []scenario.Group{{Name: "a", Agents: 10, Up: rate(5), Down: rate(5)}},
+				})
+				r.start()
+				time.Sleep(5 * time.Second)
+				r.agents.order(Order{Do: "restart", Share: 1})
+				r.finish(10 * time.Second)
+				if took := r.app.doneAt.Sub(r.at) - 10*time.Second; took < tt.want || took > tt.want+100*time.Millisecond {
+					t.Errorf("the application's account came %v after the load's end; want %v", took, tt.want)
+				}
+				// Each agent died 5 s before the load's end, and whoever has the time
+				// must have been told within a minute.
+				report := check.Settle([]check.Account{r.agents.final.Account}, []check.Account{r.app.final.Account}, check.Terms{
+					Expect: func(check.Ending) []string { return []string{"GRACE"} }, Within: time.Minute,
+				})
+				if report.Untold != tt.untold || report.Lost+report.Stuck+report.Repeated > 0 || report.Sessions != 20 {
+					t.Errorf("%+v; want 20 sessions, %d ends untold, and nothing but tails cut off", report, tt.untold)
+				}
+			})
+		})
+	}
 }
 
 // A worker that is started in another's place joins in the present second.

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"net"
@@ -21,8 +22,9 @@ type memory struct {
 	deaf string
 	// slow is how long a Send takes.
 	slow time.Duration
-	// unnoticed: the application never learns of an agent's death.
-	unnoticed bool
+	// notice is when the application learns of an agent's death; 0: after a
+	// second, less: never.
+	notice time.Duration
 	// refuse makes an Open fail; nil: none does.
 	refuse func(key string) error
 
@@ -250,15 +252,15 @@ func (e memoryEnd) Close() error {
 	return nil
 }
 
-// Kill is noticed by the other end a second later.
+// Kill is noticed by the other end later, if at all.
 func (e memoryEnd) Kill() {
 	m := e.p.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e.p.dead[e.side] = true
 	m.change()
-	if e.side == 0 && !m.unnoticed {
-		time.AfterFunc(time.Second, func() {
+	if e.side == 0 && m.notice >= 0 {
+		time.AfterFunc(cmp.Or(m.notice, time.Second), func() {
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			e.p.reason = "GRACE"
