@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 )
@@ -37,6 +39,10 @@ type EmbeddedConfig struct {
 	// is then seen.
 	AutoCreate bool
 
+	// Retain is how often what the topics' retention does not keep is removed.
+	// 0: once an hour, and memory grows until then.
+	Retain time.Duration
+
 	// Log gets what the broker says. nil discards it.
 	Log *slog.Logger
 }
@@ -47,6 +53,9 @@ type Embedded struct {
 	// Cluster is the broker itself, for what has no method here: to move a
 	// leader, delete records or a topic, look at a partition.
 	Cluster *kfake.Cluster
+
+	stop context.CancelFunc
+	wg   sync.WaitGroup
 }
 
 // StartEmbedded starts an in-memory broker, which serves until Close.
@@ -92,7 +101,26 @@ func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 	if err != nil {
 		return nil, fmt.Errorf("broker: start embedded: %w", err)
 	}
-	return &Embedded{Cluster: cluster}, nil
+	life, stop := context.WithCancel(context.Background())
+	e := &Embedded{Cluster: cluster, stop: stop}
+	if cfg.Retain > 0 {
+		e.wg.Go(func() { e.retain(life, cfg.Retain) })
+	}
+	return e, nil
+}
+
+// retain applies the topics' retention, again and again, until ctx ends.
+func (e *Embedded) retain(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			e.Cluster.ApplyRetention()
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // splitListen takes Listen apart; port 0 means that any will do.
@@ -119,7 +147,11 @@ func splitListen(listen string) (host string, port int, err error) {
 func (e *Embedded) Addrs() []string { return e.Cluster.ListenAddrs() }
 
 // Close ends the broker and drops every record.
-func (e *Embedded) Close() { e.Cluster.Close() }
+func (e *Embedded) Close() {
+	e.stop()
+	e.wg.Wait()
+	e.Cluster.Close()
+}
 
 // slogLogger hands kfake's lines to slog.
 type slogLogger struct{ log *slog.Logger }

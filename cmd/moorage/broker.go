@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/moorage-dev/moorage/broker"
 )
@@ -18,7 +19,8 @@ type brokerCmd struct {
 // Help gives the examples.
 func (*brokerCmd) Help() string {
 	return `
-For trying things out and for tests: everything is in memory and gone when the process ends.
+For trying things out and for tests: everything is in memory and gone when the process ends,
+or when it is older than its topic's retention, an hour by default.
 
 Examples:
 
@@ -32,7 +34,7 @@ func (c *brokerCmd) Run(ctx context.Context, p *process) error {
 	if c.Brokers < 1 || c.Brokers > 16 {
 		return usagef("--brokers %d: want 1 to 16", c.Brokers)
 	}
-	b, err := broker.StartEmbedded(broker.EmbeddedConfig{Brokers: c.Brokers, Listen: c.Listen, Log: p.log})
+	b, err := broker.StartEmbedded(broker.EmbeddedConfig{Brokers: c.Brokers, Listen: c.Listen, Retain: time.Minute, Log: p.log})
 	if err != nil {
 		taken := c.Listen
 		if op, ok := errors.AsType[*net.OpError](err); ok && op.Addr != nil {
