@@ -40,6 +40,8 @@ type stage struct {
 	mute string
 	// deaf is the name of one that does not know stop.
 	deaf string
+	// stubborn faults are undone a minute after they should be.
+	stubborn bool
 
 	mu   sync.Mutex
 	list []string
@@ -112,6 +114,9 @@ func (f *fakeSite) Can() []string { return fault.Kinds }
 func (f *fakeSite) Do(_ context.Context, fl scenario.Fault) (func(context.Context) error, error) {
 	f.note("do %s", fl.Do)
 	return func(context.Context) error {
+		if f.stubborn {
+			time.Sleep(time.Minute)
+		}
 		f.note("undo %s", fl.Do)
 		return nil
 	}, nil
@@ -122,7 +127,7 @@ func (f *fakeSite) Close() error {
 }
 
 // spawn is run.Config.Spawn: the worker is a goroutine at the far end of pipes.
-func (s *stage) spawn(_ context.Context, _, name string) (*run.Child, error) {
+func (s *stage) spawn(ctx context.Context, _, name string) (*run.Child, error) {
 	orders, in := io.Pipe()
 	out, words := io.Pipe()
 	done := make(chan struct{})
@@ -133,14 +138,20 @@ func (s *stage) spawn(_ context.Context, _, name string) (*run.Child, error) {
 		words.Close()
 		orders.Close()
 	}()
+	kill := func() {
+		orders.CloseWithError(io.ErrUnexpectedEOF)
+		words.Close()
+	}
+	stop := context.AfterFunc(ctx, kill)
 	return &run.Child{
 		PID: 1, In: in, Out: out,
-		Kill: func() {
-			orders.CloseWithError(io.ErrUnexpectedEOF)
-			words.Close()
-		},
+		Kill: kill,
 		Stop: func(on bool) { s.note("freeze %s %v", name, on) },
-		Wait: func() error { <-done; return nil },
+		Wait: func() error {
+			<-done
+			stop()
+			return nil
+		},
 	}, nil
 }
 

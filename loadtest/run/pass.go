@@ -77,6 +77,13 @@ func (p *pass) run(ctx context.Context) (one *results.Run, words string, err err
 	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(errors.New("run: the pass is over"))
 	p.life = life
+	go func() {
+		select {
+		case <-p.Hurry:
+			end(ErrHurried)
+		case <-life.Done():
+		}
+	}()
 	started := context.AfterFunc(ctx, func() { end(context.Cause(ctx)) })
 
 	defer func() {
@@ -372,8 +379,14 @@ func (p *pass) measure(ctx context.Context) (*results.Run, error) {
 	length := min(time.Since(p.begun), time.Duration(p.Scenario.Length))
 	p.tell("stop", "", "load has ended; what is under way drains")
 	calm(errors.New("run: load has ended"))
-	<-faults
+	select {
+	case <-faults:
+	case <-p.life.Done(): // a site that is closed is mended no more
+	}
 	finals, err := p.gather(ctx, drain)
+	if hurried := context.Cause(p.life); hurried != nil {
+		return nil, hurried
+	}
 	unwatch()
 	watching.Wait()
 	p.publish(true)

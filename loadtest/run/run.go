@@ -37,6 +37,9 @@ type Config struct {
 	Tick  func(run string, t results.Tick) // each second of a pass; nil: nobody looks
 	Event func(results.Event)              // nil: the same
 	Log   *slog.Logger                     // nil discards
+	// Hurry is closed when the run is to end at once: somebody has interrupted it
+	// a second time. nil: never.
+	Hurry <-chan struct{}
 }
 
 // agentsPerWorker is for how many agents a worker is started.
@@ -45,9 +48,15 @@ const agentsPerWorker = 8000
 // ErrInterrupted is the cause in Results' verdict of a run that was ended early.
 var ErrInterrupted = errors.New("run: interrupted; the results are of what ran until then")
 
+// ErrHurried is the cause of a pass's end of which nothing was judged, for
+// nobody waited for what was under way.
+var ErrHurried = errors.New("run: ended at once, and nothing was judged")
+
 // Run runs the scenario on moorage, and on the baselines in turn. When ctx ends
 // it ends in order within some ten seconds, and returns what was measured until
-// then together with ErrInterrupted. Results are nil only if nothing ran.
+// then together with ErrInterrupted. When Hurry is closed, too, workers are killed
+// and the site is closed; of that pass there are no results. Results are nil only
+// if nothing ran.
 func Run(ctx context.Context, cfg Config) (*results.Results, error) {
 	if err := cfg.Check(); err != nil {
 		return nil, err

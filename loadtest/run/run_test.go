@@ -116,6 +116,42 @@ func TestInterruptedRunStillReports(t *testing.T) {
 	})
 }
 
+// Somebody who interrupts twice waits for nothing: neither for what is under
+// way, nor for what cannot be mended.
+func TestSecondInterruptEndsTheRunAtOnce(t *testing.T) {
+	for _, when := range []string{"agents-1 gives no account", "a fault is not undone"} {
+		t.Run(when, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &stage{t: t}
+				cfg := config(s)
+				cfg.Scenario.Length = seconds(3600)
+				if when == "agents-1 gives no account" {
+					s.deaf = "agents-1"
+				} else {
+					s.stubborn = true
+					cfg.Scenario.Faults = []scenario.Fault{{At: seconds(2), Do: fault.Freeze, To: "gateway-1", For: seconds(900)}}
+				}
+				hurry := make(chan struct{})
+				cfg.Hurry = hurry
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				began := time.Now()
+				time.AfterFunc(5*time.Second, cancel)
+				time.AfterFunc(6*time.Second, func() { close(hurry) })
+				r, err := run.Run(ctx, cfg)
+				if !errors.Is(err, run.ErrHurried) || r != nil {
+					t.Errorf("got %v and %v, want no results", r, err)
+				}
+				if took := time.Since(began); took > 7*time.Second {
+					t.Errorf("took %v, want an end at once after 6 s", took)
+				}
+				s.wantOrder("start moorage", "end agents-1", "close moorage")
+				time.Sleep(2 * time.Minute) // what is left of the fault
+			})
+		})
+	}
+}
+
 func TestLostWorkerEndsTheRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stage{t: t, dies: "agents-1"}
