@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -120,6 +122,7 @@ func (c *loadtestRunCmd) Run(ctx context.Context, k *kong.Context, p *process) e
 		case <-stop:
 		}
 	}()
+	cfg.Hurry = second(stop)
 	r, failed := loadrun.Run(ctx, cfg)
 	progress.End()
 	if err := events.Close(); err != nil {
@@ -141,6 +144,26 @@ func (c *loadtestRunCmd) Run(ctx context.Context, k *kong.Context, p *process) e
 		return errMissed
 	}
 	return failed
+}
+
+// second is closed at the second signal until stop; a third one ends the process
+// the usual way, for even an end at once has a broken Kafka's topics to delete.
+func second(stop <-chan struct{}) <-chan struct{} {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	hurry := make(chan struct{})
+	go func() {
+		defer signal.Stop(signals)
+		for range 2 {
+			select {
+			case <-signals:
+			case <-stop:
+				return
+			}
+		}
+		close(hurry)
+	}()
+	return hurry
 }
 
 // scenario is the one that was asked for, as the flags change it.
