@@ -36,8 +36,12 @@ func (c *brokerCmd) Run(ctx context.Context, p *process) error {
 	}
 	b, err := broker.StartEmbedded(broker.EmbeddedConfig{Brokers: c.Brokers, Listen: c.Listen, Retain: time.Minute, Log: p.log})
 	if err != nil {
+		op, ok := errors.AsType[*net.OpError](err)
+		if !ok {
+			return usagef("--listen %s: %w", c.Listen, err)
+		}
 		taken := c.Listen
-		if op, ok := errors.AsType[*net.OpError](err); ok && op.Addr != nil {
+		if op.Addr != nil {
 			taken = op.Addr.String() // perhaps one of the ports that follow
 		}
 		return listenError("--listen", taken, err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/moorage-dev/moorage/connector"
 	"github.com/moorage-dev/moorage/controller"
+	"github.com/moorage-dev/moorage/session"
 )
 
 type connectorCmd struct {
@@ -35,6 +36,9 @@ type controllerFlags struct {
 func (f *controllerFlags) start(ctx context.Context, p *process, kafka *kafkaFlags, services []string) (*controller.Controller, error) {
 	if f.Grace <= 0 {
 		return nil, usagef("--grace %v: want a time above 0", f.Grace)
+	}
+	if f.WindowBytes > session.MaxWindow {
+		return nil, usagef("--window-bytes %d: want at most %dMiB", f.WindowBytes, session.MaxWindow>>20)
 	}
 	bridge, err := kafka.config(p)
 	if err != nil {

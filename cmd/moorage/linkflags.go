@@ -12,7 +12,7 @@ import (
 type linkFlags struct {
 	Gateway    []address      `required:"" placeholder:"HOST:PORT" group:"link" help:"Gateways, or balancers before them; when one fails, another is tried."`
 	Controller controllerName `required:"" placeholder:"NAME" group:"link" help:"The controller to reach."`
-	Agent      string         `required:"" placeholder:"NAME" group:"link" help:"This agent's name."`
+	Agent      agentName      `required:"" placeholder:"NAME" group:"link" help:"This agent's name."`
 	Label      []pair         `placeholder:"NAME=VALUE" group:"link" help:"Free words for operators, shown by moorage sessions."`
 	TLSCA      string         `name:"tls-ca" placeholder:"FILE" group:"link" help:"Certificates (PEM) that the gateways' are checked against instead of the system's."`
 	TLSCert    string         `name:"tls-cert" placeholder:"FILE" group:"link" help:"Own certificate (PEM), for gateways that ask for one."`
@@ -81,7 +81,7 @@ func (f *linkFlags) clientFor(p *process, giveUp time.Duration) (*link.Client, e
 	client, err := link.New(link.Config{
 		Gateways:   texts(f.Gateway),
 		Controller: string(f.Controller),
-		Agent:      f.Agent,
+		Agent:      string(f.Agent),
 		Credential: token,
 		Labels:     labels,
 		TLS:        tls,

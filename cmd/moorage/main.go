@@ -71,6 +71,9 @@ func (p *process) parseAndRun(ctx context.Context, args []string) error {
 	if err != nil {
 		return usage(err)
 	}
+	if err := checkValues(selected); err != nil {
+		return err
+	}
 	if p.log, err = c.Log.logger(p.stderr); err != nil {
 		return err
 	}

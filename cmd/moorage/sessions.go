@@ -222,6 +222,9 @@ type oneSession struct {
 }
 
 func (c *oneSession) find(ctx context.Context, client *bridge.Client) (sessionLine, error) {
+	if c.Session == "" {
+		return sessionLine{}, usagef("<session> is empty; give the beginning of an id, moorage sessions list shows them")
+	}
 	lines, err := readSessions(ctx, client, c.TopicPrefix, c.Controller)
 	if err != nil {
 		return sessionLine{}, err

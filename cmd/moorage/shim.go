@@ -221,7 +221,7 @@ func (c *shimCmd) stateFile(p *process) string {
 		}
 		dir = filepath.Join(cache, "moorage")
 	}
-	return shim.StateFile(dir, string(c.Controller), c.Agent)
+	return shim.StateFile(dir, string(c.Controller), string(c.Agent))
 }
 
 // command prepares the agent's command line, and what of it is not for everybody's eyes.

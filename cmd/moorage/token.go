@@ -7,8 +7,8 @@ import (
 )
 
 type tokenCmd struct {
-	Agent        string `required:"" placeholder:"NAME" help:"Whose name the token proves."`
-	TokenKeyFile string `required:"" placeholder:"FILE" help:"File with the fleet's key on its first line, the same that the gateways have."`
+	Agent        agentName `required:"" placeholder:"NAME" help:"Whose name the token proves."`
+	TokenKeyFile string    `required:"" placeholder:"FILE" help:"File with the fleet's key on its first line, the same that the gateways have."`
 }
 
 // Help gives the examples.
@@ -29,7 +29,7 @@ func (c *tokenCmd) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(p.stdout, gateway.NewToken(key, c.Agent))
+	_, err = fmt.Fprintln(p.stdout, gateway.NewToken(key, string(c.Agent)))
 	return err
 }
 

@@ -38,8 +38,14 @@ Examples:
 
 // Run creates the topics and lists them.
 func (c *topicsCreateCmd) Run(ctx context.Context, p *process) error {
-	if c.Partitions < 1 || c.Partitions&(c.Partitions-1) != 0 {
+	if c.Partitions < 16 || c.Partitions&(c.Partitions-1) != 0 {
 		return usagef("--partitions %d: want a power of two, at least 16", c.Partitions)
+	}
+	if c.Replication < 1 {
+		return usagef("--replication %d: want a number above 0", c.Replication)
+	}
+	if c.Retention < time.Millisecond {
+		return usagef("--retention %v: want a time above 0", c.Retention)
 	}
 	client, err := c.dial(ctx, p)
 	if err != nil {

@@ -5,6 +5,10 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/alecthomas/kong"
 
 	"github.com/moorage-dev/moorage/bridge"
 )
@@ -110,5 +114,36 @@ func (p *pair) UnmarshalText(text []byte) error {
 		return fmt.Errorf("want NAME=VALUE, got %q", text)
 	}
 	*p = pair{name, value}
+	return nil
+}
+
+// An agentName names an agent. The protocol gives it 255 bytes.
+type agentName string
+
+// UnmarshalText checks the form.
+func (a *agentName) UnmarshalText(text []byte) error {
+	if len(text) < 1 || len(text) > 255 || !utf8.Valid(text) {
+		return fmt.Errorf("want a name of 1 to 255 bytes in UTF-8, got %d bytes", len(text))
+	}
+	*a = agentName(text)
+	return nil
+}
+
+// checkValues refuses what no flag means, from wherever it came: an empty list
+// where one is required (an empty environment variable is a value too), and a
+// time below 0.
+func checkValues(selected *kong.Context) error {
+	for _, flag := range selected.Flags() {
+		switch value := selected.FlagValue(flag).(type) {
+		case time.Duration:
+			if value < 0 {
+				return usagef("--%s %v: want no time below 0", flag.Name, value)
+			}
+		case []address:
+			if flag.Required && len(value) == 0 {
+				return usagef("--%s: want %s, got none", flag.Name, flag.FormatPlaceHolder())
+			}
+		}
+	}
 	return nil
 }
