@@ -87,12 +87,10 @@ func TestLossyGatewayIsCaught(t *testing.T) {
 
 // TestInterrupt: Ctrl-C ends it in order, with a report of what was measured.
 func TestInterrupt(t *testing.T) {
-	h := harness{during: func(cmd *exec.Cmd, dir string) {
-		events := filepath.Join(dir, "events.ndjson")
-		rig.Eventually(t, "load is made", 30*time.Second, func() bool {
-			b, err := os.ReadFile(events)
-			return err == nil && strings.Contains(string(b), `"kind":"start"`)
-		})
+	program, err := ordinary() // building it is no part of the time below
+	rig.Must(t, err)
+	h := harness{program: program, during: func(cmd *exec.Cmd, dir string) {
+		awaitEvent(t, dir, "start")
 		rig.Pass(t, 3*time.Second)
 		rig.Must(t, cmd.Process.Signal(os.Interrupt))
 	}}
@@ -107,6 +105,47 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
+// TestSecondInterrupt: whoever does not want to wait for the end in order need
+// not, and yet no process and no topic is left.
+func TestSecondInterrupt(t *testing.T) {
+	program, err := ordinary()
+	rig.Must(t, err)
+	kafka, address := rig.FreeAddress(t), rig.FreeAddress(t)
+	rig.Start(t, "broker", program, "broker", "--listen", kafka)
+	awaitPort(t, kafka)
+	if out, err := exec.Command(program, "topics", "create", "--kafka", kafka, "--controller", "other", "--single-broker").CombinedOutput(); err != nil {
+		t.Fatalf("topics create: %v: %s", err, out)
+	}
+	gateway := rig.Start(t, "gateway", program, "gateway", "--kafka", kafka, "--listen", address, "--admin", "127.0.0.1:0", "--name", "g1", "--insecure")
+	awaitPort(t, address)
+	topics := func() string {
+		out, err := exec.Command(program, "topics", "list", "--kafka", kafka).CombinedOutput()
+		rig.Must(t, err)
+		return string(out)
+	}
+
+	copied := filepath.Join(t.TempDir(), "moorage")
+	rig.Must(t, os.Link(program, copied))
+	h := harness{program: copied, during: func(cmd *exec.Cmd, dir string) {
+		awaitEvent(t, dir, "start")
+		rig.Pass(t, 2*time.Second)
+		if !strings.Contains(topics(), "story") {
+			t.Error("the run has no topics of its own")
+		}
+		gateway.Freeze() // so that an end in order takes its time
+		rig.Must(t, cmd.Process.Signal(os.Interrupt))
+		awaitEvent(t, dir, "stop")
+		rig.Must(t, cmd.Process.Signal(os.Interrupt))
+	}}
+	o := h.loadtest(t, write(t, strings.Replace(lossyStory, "length: 4s", "length: 4m", 1)), "--gateway", address, "--kafka", kafka)
+	if o.code != 1 || !strings.Contains(o.said, "ended at once") || o.result != nil {
+		t.Errorf("exit code %d, want 1 and no results:\n%s", o.code, o.said)
+	}
+	if left := topics(); strings.Contains(left, "story") {
+		t.Errorf("topics are left behind:\n%s", left)
+	}
+}
+
 // TestKilledHarnessLeavesNothing: not even SIGKILL leaves processes behind.
 func TestKilledHarnessLeavesNothing(t *testing.T) {
 	program, err := ordinary()
@@ -118,6 +157,15 @@ func TestKilledHarnessLeavesNothing(t *testing.T) {
 	if o := h.loadtest(t, "steady", "--agents-scale", "0.1", "--local", "gateways=2,brokers=embedded"); o.result != nil {
 		t.Error("it has written results")
 	}
+}
+
+// awaitEvent returns when a run has told of an event of a kind.
+func awaitEvent(t *testing.T, dir, kind string) {
+	t.Helper()
+	rig.Eventually(t, "a run tells of "+kind, 30*time.Second, func() bool {
+		b, err := os.ReadFile(filepath.Join(dir, "events.ndjson"))
+		return err == nil && strings.Contains(string(b), `"kind":"`+kind+`"`)
+	})
 }
 
 // awaitPort returns when somebody listens.
