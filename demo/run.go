@@ -31,6 +31,7 @@ type Result struct {
 	Seed     uint64            `json:"seed"`
 	Agents   int               `json:"agents"`
 	Gateways int               `json:"gateways"`
+	Duration time.Duration     `json:"duration"` // of the traffic; the schedule is stretched over it
 	Break    string            `json:"break,omitempty"`
 	Faults   map[FaultKind]int `json:"faults"` // met, by kind
 	Schedule []Fault           `json:"schedule"`
@@ -57,7 +58,7 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 		defer seeded.Set("")
 	}
 	r := Result{
-		Seed: cfg.Seed, Agents: cfg.Agents, Gateways: cfg.Gateways, Break: cfg.Break,
+		Seed: cfg.Seed, Agents: cfg.Agents, Gateways: cfg.Gateways, Duration: cfg.Duration, Break: cfg.Break,
 		Schedule: Schedule(cfg.Seed, Everyday, cfg.Faults, cfg.Agents, cfg.Gateways, cfg.Duration),
 	}
 	fmt.Fprintf(cfg.Out, "moorage demo: the Kafka here is embedded, in memory, and gone when this ends\n")
@@ -163,7 +164,8 @@ func (r Result) String() string {
 	if !r.Settled {
 		fmt.Fprintf(&b, "not everything came to rest within %v\n", settle)
 	}
-	fmt.Fprintf(&b, "the same schedule again: moorage demo --agents %d --gateways %d --faults %d --seed %d\n", r.Agents, r.Gateways, len(r.Schedule), r.Seed)
+	fmt.Fprintf(&b, "the same schedule again: moorage demo --agents %d --gateways %d --faults %d --duration %v --seed %d\n",
+		r.Agents, r.Gateways, len(r.Schedule), r.Duration, r.Seed)
 	return b.String()
 }
 
