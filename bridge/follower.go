@@ -17,15 +17,21 @@ type Message struct {
 }
 
 // A Follower passes every record of one partition on.
+//
+// The connection for what is followed may be in a long poll for others'
+// records when a follower comes, and nothing can be added to that. So the
+// first answer comes over the other connection, and who waits for what stands
+// in the partition already does not wait for the poll.
 type Follower struct {
 	r    *Reader
-	feed *feed
 	h    func(Message)
 	fail func(error)
 	next atomic.Int64
 
 	stopped atomic.Bool
 	running sync.Mutex // held while h or fail runs
+	feed    *feed      // changes under running
+	first   bool       // feed is that of the first answer; guarded by running
 	above   time.Time  // since when next has been above the log's end
 }
 
@@ -36,15 +42,28 @@ type Follower struct {
 // ErrClosed, or that reading is not allowed; h is not called after it. Neither
 // may call Stop.
 func (r *Reader) Follow(t Topic, partition int32, from int64, h func(Message), fail func(error)) *Follower {
-	f := &Follower{r: r, h: h, fail: fail}
+	f := &Follower{r: r, h: h, fail: fail, first: true}
 	f.next.Store(from)
 	f.running.Lock() // until feed is set
-	f.feed = r.live.add(t, partition, from, f)
+	fd := r.scan.add(t, partition, from, f)
+	f.feed = fd
 	f.running.Unlock()
 	if r.life.Err() != nil {
-		go r.live.kill(f.feed, ErrClosed) // Close may have looked before
+		go r.scan.kill(fd, ErrClosed) // Close may have looked before
 	}
 	return f
+}
+
+// goOnLocked leaves the connection of the first answer. running is held.
+func (f *Follower) goOnLocked(next int64) {
+	old := f.feed
+	f.first = false
+	old.f.remove(old)
+	fd := f.r.live.add(old.topic, old.partition, next, f)
+	f.feed = fd
+	if f.r.life.Err() != nil {
+		go f.r.live.kill(fd, ErrClosed) // Close may have looked before
+	}
 }
 
 // Next returns the offset below which every record has been passed on.
@@ -54,9 +73,9 @@ func (f *Follower) Next() int64 { return f.next.Load() }
 // not call it, and the caller must hold no lock that h takes.
 func (f *Follower) Stop() {
 	f.stopped.Store(true)
-	f.r.live.remove(f.feed)
 	f.running.Lock()
 	defer f.running.Unlock()
+	f.feed.f.remove(f.feed)
 }
 
 func (f *Follower) take(b *block) int64 {
@@ -78,8 +97,12 @@ func (f *Follower) take(b *block) int64 {
 			f.next.Store(offset + 1)
 		}
 	}
-	if !f.stopped.Load() {
-		f.next.Store(b.next)
+	if f.stopped.Load() {
+		return b.next
+	}
+	f.next.Store(b.next)
+	if f.first {
+		f.goOnLocked(b.next)
 	}
 	return b.next
 }

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,9 @@ const (
 	// recentBytes bounds what a tail remembers of the follower while a scan is
 	// under way, so that the scan need not catch a running follower exactly.
 	recentBytes = 1 << 20
+	// rewindMost is how many offsets a scan that has come to the log's end goes
+	// back for who came too late for it.
+	rewindMost = 1 << 10
 )
 
 // A Tail is the shared reading of one partition, by any number of
@@ -28,6 +32,10 @@ const (
 // waits for and ends where the follower is. Who comes while it is beyond
 // their offset waits for the next pass, so nobody can hold up the others by
 // coming again and again.
+//
+// Only a scan that is at the log's end, and has to wait there for the follower
+// to be asked for the first time, goes back a little for them: sessions that
+// open at once in a partition that nobody has read start a few records apart.
 //
 // Each subscription skips what is below its own next, and changes from the
 // scan to the follower under the tail's lock when the scan has reached what
@@ -571,10 +579,35 @@ func (side scanSide) take(b *block) int64 {
 		t.liveRun++
 		t.live = t.r.live.add(t.topic, t.partition, t.liveNext, liveSide{t, t.liveRun})
 	}
-	if t.live.issued.Load() && t.scanNext >= t.recentAt {
+	switch {
+	case !t.live.issued.Load():
+		if b.next >= b.end {
+			t.rewindLocked()
+		}
+		return t.scanNext
+	case t.scanNext >= t.recentAt:
 		t.mergeLocked()
 	}
 	return b.next
+}
+
+// rewindLocked takes those who wait for the next pass into this one, if it has
+// to go back no further than rewindMost for them. Its members skip what they have.
+func (t *Tail) rewindLocked() {
+	least := t.scanNext - rewindMost
+	t.waiting = slices.DeleteFunc(t.waiting, func(s *Subscription) bool {
+		if s.state != waiting {
+			return true
+		}
+		next := s.next.Load()
+		if next < least {
+			return false
+		}
+		t.scanNext = min(t.scanNext, next)
+		t.setLocked(s, scanning)
+		t.members = append(t.members, s)
+		return true
+	})
 }
 
 // mergeLocked ends a pass that has arrived where the follower is, or was a

@@ -68,6 +68,69 @@ func TestColdSubscriptionIsServedAtOnce(t *testing.T) {
 	})
 }
 
+// The follower's connection is in a long poll for another partition, so the
+// scan at the log's end has to do for all who come meanwhile, also for one
+// that starts where the log ended a moment before.
+func TestColdSubscriptionsThatComeTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newTestKafka(t, 1, 2, nil)
+		p, r := k.producer(), k.reader()
+		other := newSink()
+		r.Tail(k.topic, 0).Subscribe(sessionID(9), 0, other)
+		time.Sleep(time.Second)
+		end := k.fill(p.Queue(testTopic, 1), 8, 1, 2*rewindMost)
+		begun := time.Now()
+		var sinks []*testSink
+		for i := range byte(5) {
+			s := newSink()
+			sinks = append(sinks, s)
+			r.Tail(k.topic, 1).Subscribe(sessionID(i), end, s)
+			time.Sleep(3 * time.Millisecond)
+			k.fill(p.Queue(testTopic, 1), i, 1, 2)
+			s.wantSeqs(t, "one after the other", 1, 2)
+		}
+		if d := time.Since(begun); d > 5*(3*time.Millisecond+2*scanWait) {
+			t.Errorf("they waited for %v in all", d)
+		}
+		// One that is far behind waits for the pass after it, and loses nothing.
+		late := newSink()
+		r.Tail(k.topic, 1).Subscribe(sessionID(8), 0, late)
+		late.wantSeqs(t, "far behind", 1, 2*rewindMost)
+		time.Sleep(time.Second)
+		for i, s := range sinks {
+			k.fill(p.Queue(testTopic, 1), byte(i), 3, 1)
+			s.wantSeqs(t, "later", 1, 3)
+		}
+	})
+}
+
+func TestFollowerDoesNotWaitForThePollOfOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newTestKafka(t, 1, 2, nil)
+		p, r := k.producer(), k.reader()
+		fail := func(err error) { t.Error(err) }
+		defer r.Follow(k.topic, 0, 0, func(Message) {}, fail).Stop()
+		time.Sleep(time.Second) // the long poll of partition 0 is under way
+		k.fill(p.Queue(testTopic, 1), 1, 1, 10)
+		begun := time.Now()
+		got := make(chan int64, 100)
+		defer r.Follow(k.topic, 1, 0, func(m Message) { got <- m.Offset }, fail).Stop()
+		want := func(offset int64) {
+			if at := <-got; at != offset {
+				t.Fatalf("record %d, want %d", at, offset)
+			}
+		}
+		for offset := range int64(10) {
+			want(offset)
+		}
+		if d := time.Since(begun); d > scanWait {
+			t.Errorf("what stands in the partition came after %v", d)
+		}
+		k.fill(p.Queue(testTopic, 1), 1, 11, 1)
+		want(10)
+	})
+}
+
 func TestSubscriptionOfAFollowedPartitionNeedsNoScan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newTestKafka(t, 1, 1, nil)
