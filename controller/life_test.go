@@ -401,6 +401,27 @@ func TestPresenceCountsBytes(t *testing.T) {
 	})
 }
 
+// A session may end before its agent side has said how much it took.
+func TestPresenceCountsWhatStandsBeforeTheEnd(t *testing.T) {
+	story(t, func(r *rig) {
+		c := r.start(r.config())
+		g := r.gateway("gw", 1)
+		p := r.peer(c).open(g, nil)
+		s := r.accept(c)
+		p.want(envelope.Accept, patience)
+		if err := s.Send(r.Context(), []byte("fifteen bytes..")); err != nil {
+			r.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			r.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		if now := r.presence()[p.id.String()]; now.GetDownBytes() != 15 {
+			r.Errorf("ended: %d down, want 15", now.GetDownBytes())
+		}
+	})
+}
+
 func TestPresenceOfOlderIncarnations(t *testing.T) {
 	story(t, func(r *rig) {
 		first := r.start(r.config())

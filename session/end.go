@@ -86,8 +86,16 @@ func (e *End) CloseWrite() {
 }
 
 // Bytes returns the payload bytes that reached the applications in the
-// session's life: this side's (in) and, as far as it is known here, the other's (out).
-func (e *End) Bytes() (in, out uint64) { return e.took, e.out.DeliveredBytes() }
+// session's life: this side's (in) and, as far as it is known here, the other's
+// (out). After this side's own end in good order that is all it wrote: who
+// learns of the end has read what stands before it.
+func (e *End) Bytes() (in, out uint64) {
+	out = e.out.DeliveredBytes()
+	if e.closeOut && !e.closeIn && e.ending.Reason == linkv1.Reason_REASON_OK {
+		out += uint64(e.out.Outstanding())
+	}
+	return e.took, out
+}
 
 // WriteErr says why nothing can be written any more; nil while it can.
 func (e *End) WriteErr() error {
