@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/moorage-dev/moorage/check"
+	"github.com/moorage-dev/moorage/loadtest/access"
 	"github.com/moorage-dev/moorage/loadtest/results"
 	"github.com/moorage-dev/moorage/loadtest/scenario"
 )
@@ -76,9 +77,10 @@ type Plan struct {
 	Run       string            `json:"run"`       // [a-z0-9-]+; unique; part of controller, topic and agent names
 	Scenario  scenario.Scenario `json:"scenario"`
 
-	Gateways   []string      `json:"gateways"` // addresses that agents dial
-	Kafka      []string      `json:"kafka"`    // addresses that the application dials
-	App        string        `json:"app"`      // address at which the application of a direct transport listens
+	Gateways   []string      `json:"gateways"`        // addresses that agents dial
+	Kafka      []string      `json:"kafka"`           // addresses that the application dials
+	Access     access.Kafka  `json:"access,omitzero"` // how it is let in there; in the application's plan alone
+	App        string        `json:"app"`             // address at which the application of a direct transport listens
 	Controller string        `json:"controller"`
 	Token      string        `json:"token"`   // shared key file for agents' credentials; "": none needed
 	CAFile     string        `json:"ca_file"` // of the gateways; "": plaintext

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"time"
@@ -16,8 +17,12 @@ import (
 // partitions: what the load is made on is said in the report.
 func (Moorage) Application(ctx context.Context, p *Plan) (Application, error) {
 	agents := allAgents(p)
+	kafka, err := p.Access.Bridge(bridge.Config{Brokers: p.Kafka, Prefix: p.Prefix, ClientID: "moorage-loadtest"})
+	if err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
+	}
 	c, err := controller.Start(ctx, controller.Config{
-		Bridge: bridge.Config{Brokers: p.Kafka, Prefix: p.Prefix, ClientID: "moorage-loadtest"},
+		Bridge: kafka,
 		Name:   p.Controller,
 		Grace:  time.Duration(p.Scenario.Local.Grace),
 		// Sessions of agents that died stay for the grace, beside their next ones.
