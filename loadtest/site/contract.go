@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/moorage-dev/moorage/loadtest/access"
 	"github.com/moorage-dev/moorage/loadtest/results"
 	"github.com/moorage-dev/moorage/loadtest/scenario"
 )
@@ -38,11 +39,12 @@ type Config struct {
 	Run    string         // [a-z0-9-]+, at most 40 bytes, unique: names of controllers and topics begin with it
 	Local  scenario.Local // what is started; ignored where Gateways and Kafka are given
 
-	Gateways []string // of an existing deployment: agents dial these
-	Kafka    []string // of an existing deployment
-	Prefix   string   // of its topics; "": "moorage."
-	KeyFile  string   // of an existing deployment: the shared key of its agents' tokens; "": it asks for none
-	CA       string   // of an existing deployment: certificates of its gateways; "": plaintext
+	Gateways []string     // of an existing deployment: agents dial these
+	Kafka    []string     // of an existing deployment
+	Access   access.Kafka // of an existing deployment: how its Kafka is spoken to; zero: in clear, without a login
+	Prefix   string       // of its topics; "": "moorage."
+	KeyFile  string       // of an existing deployment: the shared key of its agents' tokens; "": it asks for none
+	CA       string       // of an existing deployment: certificates of its gateways; "": plaintext
 
 	Binary string // of moorage: gateways and connector
 	Old    string // another build of moorage: gateways start with it; see fault "upgrade"

@@ -129,7 +129,7 @@ func (s *site) do(ctx context.Context, f scenario.Fault) (undo, error) {
 		if with.err != nil {
 			return nil, with.err
 		}
-		return func(ctx context.Context) error { return s.admin().Quota(ctx, 0) }, s.admin().Quota(ctx, float64(rate))
+		return func(ctx context.Context) error { return s.kafka.admin.Quota(ctx, 0) }, s.kafka.admin.Quota(ctx, float64(rate))
 	case fault.DiskFull:
 		free, err := s.kafka.disk.fill()
 		if err != nil {

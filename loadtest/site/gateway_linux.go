@@ -51,7 +51,7 @@ func (s *site) startGateways(ctx context.Context) error {
 
 func (s *site) newGate(number int) (*gate, error) {
 	name := "gateway-" + strconv.Itoa(number)
-	g := &gate{number: number, child: &child{name: name, log: s.logFile(name), readyWithin: readyWithin}}
+	g := &gate{number: number, child: &child{name: name, log: s.logFile(name), env: s.cfg.Access.Environment(), readyWithin: readyWithin}}
 	ip := s.ownHost()
 	if s.net != nil {
 		h, err := s.net.newHost(name)
@@ -105,6 +105,7 @@ func (s *site) gateArgs(g *gate) []string {
 	if s.doors() {
 		args = append(args, "--door", s.legacyController(), "--door-advertise", g.public)
 	}
+	args = append(args, s.cfg.Access.Flags()...)
 	return append(args, s.cfg.Local.Flags...)
 }
 

@@ -33,6 +33,7 @@ type kafka struct {
 	hosts  []*host      // networks of the brokers, by number; nil: ours
 	turns  []sync.Mutex // of each node, which takes one order at a time
 	topics []string     // that were made in others' Kafka, and go with us
+	admin  broker.Admin // changes what they hold
 }
 
 // nodes is how many brokers can be struck one by one.
@@ -45,6 +46,9 @@ func (s *site) startKafka(ctx context.Context) error {
 	switch {
 	case len(s.cfg.Kafka) > 0:
 		s.kafka = &kafka{words: "Kafka that ran already", public: s.cfg.Kafka, direct: s.cfg.Kafka}
+		if how := s.cfg.Access.Words(); how != "" {
+			s.kafka.words += ", " + how
+		}
 	case s.cfg.Local.Brokers == "embedded":
 		s.kafka, err = s.startEmbedded()
 	default:
@@ -53,7 +57,20 @@ func (s *site) startKafka(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.kafka.admin = broker.Admin{Seeds: s.kafka.direct}
+	if len(s.cfg.Kafka) > 0 {
+		if err := s.cfg.letIn(&s.kafka.admin); err != nil {
+			return fmt.Errorf("site: %w", err)
+		}
+	}
 	return s.makeTopics(ctx)
+}
+
+// letIn gives an Admin the way into others' Kafka.
+func (c *Config) letIn(a *broker.Admin) (err error) {
+	a.TLS, err = c.Access.TLSConfig()
+	a.Mechanism, a.User, a.Password = c.Access.Mechanism, c.Access.User, string(c.Access.Password)
+	return err
 }
 
 // makeTopics makes what the run's controllers need.
@@ -257,7 +274,7 @@ func (k *kafka) close() error {
 	if len(k.topics) > 0 {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTopicsWithin)
 		defer cancel()
-		if err = (broker.Admin{Seeds: k.direct}).DeleteTopics(ctx, k.topics...); err != nil {
+		if err = k.admin.DeleteTopics(ctx, k.topics...); err != nil {
 			err = fmt.Errorf("site: topics %s are left behind, delete them: %w", strings.Join(k.topics, ", "), err)
 		}
 	}
@@ -304,7 +321,7 @@ func (s *site) addPartitions(ctx context.Context, more int) error {
 	case n > maxPartitions:
 		return fmt.Errorf("site: add-partitions: there are %d already, and more than %d are too many for one machine", now.Partitions, maxPartitions)
 	}
-	return s.admin().AddPartitions(ctx, n, t.Up, t.Down)
+	return s.kafka.admin.AddPartitions(ctx, n, t.Up, t.Down)
 }
 
 // maxPartitions keeps a long run's additions within reason.

@@ -70,10 +70,14 @@ func (s *site) Connect(ctx context.Context, jenkins string) error {
 	}
 	argv := []string{s.cfg.Binary, "connector", "--kafka", strings.Join(s.kafka.public, ","), "--topic-prefix", s.cfg.Prefix,
 		"--controller", s.legacyController(), "--jenkins", jenkins, "--single-broker", "--max-sessions", "20000", "--log-level", "info"}
+	argv = append(argv, s.cfg.Access.Flags()...)
 	if s.cfg.Local.Grace != 0 {
 		argv = append(argv, "--grace", s.cfg.Local.Grace.String())
 	}
-	c := &child{name: "connector", log: s.logFile("connector"), argv: func() []string { return argv }, readyWithin: readyWithin}
+	c := &child{
+		name: "connector", log: s.logFile("connector"), readyWithin: readyWithin,
+		argv: func() []string { return argv }, env: s.cfg.Access.Environment(),
+	}
 	from := int64(0)
 	c.ready = func(context.Context) error {
 		// It never listens: it says that it serves.

@@ -23,6 +23,7 @@ var errDown = errors.New("is down already, by an earlier fault")
 type child struct {
 	name string
 	argv func() []string // asked at each start: an upgrade changes it
+	env  []string        // beside ours
 	log  string          // file, to whose end its output goes
 	host *host           // network that it lives in; nil: ours
 	// ready tells whether it serves. It is asked until it says so, or
@@ -118,6 +119,7 @@ func (c *child) spawn() (*process, error) {
 	}
 	argv := c.argv()
 	p.cmd = exec.Command(argv[0], argv[1:]...)
+	p.cmd.Env = append(os.Environ(), c.env...)
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	started := make(chan error, 1)

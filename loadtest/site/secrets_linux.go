@@ -92,6 +92,9 @@ func (s *site) token(ctx context.Context, agent string) (file string, err error)
 	if err != nil {
 		return "", fmt.Errorf("site: token of %s: %w", agent, err)
 	}
+	if err := os.MkdirAll(s.secret(""), 0o700); err != nil {
+		return "", fmt.Errorf("site: token of %s: %w", agent, err)
+	}
 	file = s.secret(agent + ".token")
 	if err := os.WriteFile(file, out, 0o600); err != nil {
 		return "", fmt.Errorf("site: token of %s: %w", agent, err)

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/moorage-dev/moorage/bridge"
-	"github.com/moorage-dev/moorage/broker"
 )
 
 const (
@@ -174,7 +173,8 @@ func (s *site) check() error {
 	return nil
 }
 
-// reach looks whether gateways that should run already do.
+// reach looks whether gateways that should run already do, and puts shims
+// beside them: a shim asks for the controller it likes, as agents do.
 func (s *site) reach(ctx context.Context) error {
 	s.tokenFile, s.caFile = s.cfg.KeyFile, s.cfg.CA
 	for _, addr := range s.cfg.Gateways {
@@ -185,7 +185,7 @@ func (s *site) reach(ctx context.Context) error {
 		}
 		conn.Close()
 	}
-	return nil
+	return s.startShims(ctx)
 }
 
 // Gateways are what agents dial.
@@ -337,8 +337,12 @@ func (s *site) close() error {
 
 // client asks Kafka as an operator does.
 func (s *site) client(ctx context.Context) (*bridge.Client, error) {
-	return bridge.Dial(ctx, bridge.Config{Brokers: s.kafka.direct, Prefix: s.cfg.Prefix, ClientID: "moorage-loadtest", Logger: s.log})
+	cfg := bridge.Config{Brokers: s.kafka.direct, Prefix: s.cfg.Prefix, ClientID: "moorage-loadtest", Logger: s.log}
+	if len(s.cfg.Kafka) > 0 {
+		var err error
+		if cfg, err = s.cfg.Access.Bridge(cfg); err != nil {
+			return nil, err
+		}
+	}
+	return bridge.Dial(ctx, cfg)
 }
-
-// admin changes what Kafka holds.
-func (s *site) admin() broker.Admin { return broker.Admin{Seeds: s.kafka.direct} }

@@ -110,7 +110,7 @@ func (s *stage) connect() {
 	ctx, cancel := context.WithCancel(context.Background())
 	plan := &worker.Plan{
 		Run: "test", Of: 1, Transport: s.cfg.System, Scenario: scenario.Scenario{Groups: []scenario.Group{{Name: "g", Agents: 1}}},
-		Gateways: s.Gateways(), Kafka: s.Kafka(), Controller: s.Controller(), Token: s.Token(), CAFile: s.CAFile(), Prefix: s.cfg.Prefix,
+		Gateways: s.Gateways(), Kafka: s.Kafka(), Access: s.cfg.Access, Controller: s.Controller(), Token: s.Token(), CAFile: s.CAFile(), Prefix: s.cfg.Prefix,
 	}
 	app, err := worker.Moorage{}.Application(ctx, plan)
 	must(s.t, err)
