@@ -167,6 +167,9 @@ func (p *pass) order(role string, index, of int) worker.Plan {
 		Controller: p.site.Controller(), Token: p.site.Token(), CAFile: p.site.CAFile(),
 		Prefix: p.Config.Site.Prefix,
 	}
+	if role == worker.RoleApp {
+		plan.Access = p.Config.Site.Access
+	}
 	if at := agents(p.Scenario); at > 20_000 && len(p.Config.Site.Gateways) == 0 {
 		// One address has some 28,000 ports for connections to one other. What
 		// is not on this machine can't be dialled from its loopback addresses.

@@ -102,6 +102,12 @@ func (c Config) Check() error {
 		if g.Kind == scenario.Legacy && len(c.Baselines) > 0 {
 			return fmt.Errorf("run: scenario %s has legacy agents (group %s), which no baseline can carry: run it without --baseline, or take the group out", c.Scenario.Name, g.Name)
 		}
+		if g.Kind == scenario.Legacy && g.Door != scenario.DoorShim && len(c.Site.Gateways) > 0 {
+			// The door's one controller is in its gateway's flags. To be that one
+			// would be to replace a controller that may have builds running.
+			return fmt.Errorf("run: group %s has legacy agents that come to a gateway's door, which with --gateway leads to that deployment's own controller: write door: %s, for a shim that is started here, or use --local",
+				g.Name, scenario.DoorShim)
+		}
 	}
 	return c.withDefaults().enoughFiles(openFiles())
 }
