@@ -11,15 +11,20 @@ import (
 
 // kafkaFlags say how to reach Kafka; every command that talks to it embeds them.
 type kafkaFlags struct {
-	Kafka              []address `required:"" placeholder:"HOST:PORT" group:"kafka" help:"Brokers to begin with; any of the cluster will do."`
-	TopicPrefix        string    `default:"moorage." group:"kafka" help:"What the names of all topics begin with."`
-	KafkaTLS           bool      `group:"kafka" help:"Speak TLS to the brokers."`
-	KafkaCA            string    `placeholder:"FILE" group:"kafka" help:"Certificates (PEM) that the brokers' are checked against instead of the system's. Implies --kafka-tls."`
-	KafkaCert          string    `placeholder:"FILE" group:"kafka" help:"Own certificate (PEM) to show to the brokers. Implies --kafka-tls."`
-	KafkaKey           string    `placeholder:"FILE" group:"kafka" help:"Key (PEM) of --kafka-cert."`
-	KafkaSASLMechanism string    `name:"kafka-sasl-mechanism" enum:"none,PLAIN,SCRAM-SHA-256,SCRAM-SHA-512" default:"none" group:"kafka" help:"How to log in to Kafka (${enum})."`
-	KafkaUser          string    `placeholder:"NAME" group:"kafka" help:"Who to log in as."`
-	KafkaPasswordFile  string    `placeholder:"FILE" group:"kafka" help:"File with the password on its first line. Without it the environment variable MOORAGE_KAFKA_PASSWORD is used; there is no flag for the password itself, for the process list shows flags."`
+	Kafka       []address `required:"" placeholder:"HOST:PORT" group:"kafka" help:"Brokers to begin with; any of the cluster will do."`
+	TopicPrefix string    `default:"moorage." group:"kafka" help:"What the names of all topics begin with."`
+	kafkaAccess
+}
+
+// kafkaAccess says how the brokers are spoken to, and as whom.
+type kafkaAccess struct {
+	KafkaTLS           bool   `group:"kafka" help:"Speak TLS to the brokers."`
+	KafkaCA            string `placeholder:"FILE" group:"kafka" help:"Certificates (PEM) that the brokers' are checked against instead of the system's. Implies --kafka-tls."`
+	KafkaCert          string `placeholder:"FILE" group:"kafka" help:"Own certificate (PEM) to show to the brokers. Implies --kafka-tls."`
+	KafkaKey           string `placeholder:"FILE" group:"kafka" help:"Key (PEM) of --kafka-cert."`
+	KafkaSASLMechanism string `name:"kafka-sasl-mechanism" enum:"none,PLAIN,SCRAM-SHA-256,SCRAM-SHA-512" default:"none" group:"kafka" help:"How to log in to Kafka (${enum})."`
+	KafkaUser          string `placeholder:"NAME" group:"kafka" help:"Who to log in as."`
+	KafkaPasswordFile  string `placeholder:"FILE" group:"kafka" help:"File with the password on its first line. Without it the environment variable MOORAGE_KAFKA_PASSWORD is used; there is no flag for the password itself, for the process list shows flags."`
 }
 
 // config puts together what the bridge needs. Errors are the caller's to mend.
@@ -38,7 +43,7 @@ func (f *kafkaFlags) config(p *process) (bridge.Config, error) {
 	return cfg, err
 }
 
-func (f *kafkaFlags) tls() (*tls.Config, error) {
+func (f *kafkaAccess) tls() (*tls.Config, error) {
 	if !f.KafkaTLS && f.KafkaCA == "" && f.KafkaCert == "" && f.KafkaKey == "" {
 		return nil, nil
 	}
@@ -50,7 +55,7 @@ func (f *kafkaFlags) tls() (*tls.Config, error) {
 	return &tls.Config{RootCAs: pool, Certificates: pair, MinVersion: tls.VersionTLS12}, err
 }
 
-func (f *kafkaFlags) sasl(encrypted bool) (bridge.SASL, error) {
+func (f *kafkaAccess) sasl(encrypted bool) (bridge.SASL, error) {
 	if f.KafkaSASLMechanism == "none" {
 		if f.KafkaUser != "" || f.KafkaPasswordFile != "" {
 			return bridge.SASL{}, usagef("--kafka-user and --kafka-password-file need --kafka-sasl-mechanism, such as SCRAM-SHA-512")
@@ -73,6 +78,11 @@ func (f *kafkaFlags) sasl(encrypted bool) (bridge.SASL, error) {
 	return bridge.SASL{Mechanism: f.KafkaSASLMechanism, User: f.KafkaUser, Password: password}, nil
 }
 
+// given tells whether any of them is; a password in the environment alone is none.
+func (f *kafkaAccess) given() bool {
+	return *f != kafkaAccess{KafkaSASLMechanism: "none"}
+}
+
 // dial connects for as long as a command runs.
 func (f *kafkaFlags) dial(ctx context.Context, p *process) (*bridge.Client, error) {
 	cfg, err := f.config(p)
@@ -85,7 +95,7 @@ func (f *kafkaFlags) dial(ctx context.Context, p *process) (*bridge.Client, erro
 // passwordVariable holds the Kafka password when no file does.
 const passwordVariable = "MOORAGE_KAFKA_PASSWORD"
 
-func (f *kafkaFlags) password() (string, error) {
+func (f *kafkaAccess) password() (string, error) {
 	if f.KafkaPasswordFile == "" {
 		return os.Getenv(passwordVariable), nil
 	}

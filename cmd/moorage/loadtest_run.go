@@ -16,6 +16,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/moorage-dev/moorage/loadtest/access"
 	"github.com/moorage-dev/moorage/loadtest/baseline"
 	"github.com/moorage-dev/moorage/loadtest/fault"
 	"github.com/moorage-dev/moorage/loadtest/report"
@@ -30,10 +31,12 @@ type loadtestRunCmd struct {
 
 	Local        []pair    `placeholder:"KEY=VALUE" group:"Target:" help:"What to start and measure here: gateways=N, brokers=embedded, 1 or 3 (Apache Kafka), partitions=N, tls=true. What it does not say is the scenario's."`
 	Gateway      []address `placeholder:"HOST:PORT" group:"Target:" help:"Measure gateways that run already; needs --kafka."`
-	Kafka        []address `placeholder:"HOST:PORT" group:"Target:" help:"Brokers of the deployment that runs already. The harness speaks to them without TLS and without a login."`
-	TopicPrefix  string    `default:"moorage." group:"Target:" help:"What the names of the deployment's topics begin with. Only topics of the run's own controller below it are made, used and deleted."`
 	TLSCA        string    `name:"tls-ca" placeholder:"FILE" group:"Target:" help:"Certificates (PEM) that the gateways' are checked against. Without it agents speak to --gateway in clear."`
 	TokenKeyFile string    `placeholder:"FILE" group:"Target:" help:"File with the fleet's key on its first line, of which agents' tokens are made."`
+
+	Kafka       []address `placeholder:"HOST:PORT" group:"kafka" help:"Brokers of the deployment that runs already; needs --gateway."`
+	TopicPrefix string    `default:"moorage." group:"kafka" help:"What the names of the deployment's topics begin with. Only topics of the run's own controller below it are made, used and deleted."`
+	kafkaAccess
 
 	Length      time.Duration `placeholder:"DURATION" help:"How long load is made, instead of the scenario's length. Nothing else is scaled."`
 	AgentsScale float64       `default:"1" placeholder:"FACTOR" help:"So many times the scenario's agents."`
@@ -60,6 +63,11 @@ Examples:
   moorage loadtest run steady --local gateways=2,brokers=1 --length 1m --seed 7
   moorage loadtest run p1-commands --baseline relay,grpc --pairs 5 --out p1
   moorage loadtest run mine.yaml --gateway gw1.example.org:7443 --kafka k1.example.org:9092 --tls-ca ca.pem --token-key-file key
+
+  # SCRAM to Kafka over TLS, with the same flags as a gateway's.
+  moorage loadtest run mine.yaml --gateway gw1.example.org:7443 --tls-ca ca.pem --token-key-file key \
+    --kafka k1.example.org:9093 --kafka-ca kafka-ca.pem \
+    --kafka-sasl-mechanism SCRAM-SHA-512 --kafka-user loadtest --kafka-password-file kafka-password
 `
 }
 
@@ -235,6 +243,8 @@ func (c *loadtestRunCmd) config(sc scenario.Scenario, p *process) (cfg loadrun.C
 	switch {
 	case len(c.Gateway) > 0 && len(c.Kafka) == 0, len(c.Gateway) == 0 && len(c.Kafka) > 0:
 		return cfg, usagef("--gateway and --kafka belong together: agents come in at the one, their application at the other")
+	case len(c.Kafka) == 0 && c.given():
+		return cfg, usagef("--kafka-tls, --kafka-ca and the like say how --kafka is spoken to, which is missing: what is started here needs none of them")
 	case len(c.Gateway) > 0 && len(c.Local) > 0:
 		return cfg, usagef("--local starts a deployment and --gateway takes one that runs; remove one")
 	case c.Workers < 0 || c.Workers > 256:
@@ -250,6 +260,9 @@ func (c *loadtestRunCmd) config(sc scenario.Scenario, p *process) (cfg loadrun.C
 			Gateways: texts(c.Gateway), Kafka: texts(c.Kafka), Prefix: c.TopicPrefix, CA: c.TLSCA, KeyFile: c.TokenKeyFile,
 			Old: c.OldBinary, Log: p.log,
 		},
+	}
+	if cfg.Site.Access, err = c.access(); err != nil {
+		return cfg, err
 	}
 	for flag, name := range map[string]string{"--tls-ca": c.TLSCA, "--token-key-file": c.TokenKeyFile} {
 		if name == "" {
@@ -271,6 +284,20 @@ func (c *loadtestRunCmd) config(sc scenario.Scenario, p *process) (cfg loadrun.C
 		cfg.Site.Helper, err = c.helper()
 	}
 	return cfg, err
+}
+
+// access is the way into the deployment's Kafka. Workers and the connector read
+// the files themselves; that they can is seen here.
+func (c *loadtestRunCmd) access() (access.Kafka, error) {
+	conf, err := c.tls()
+	if err != nil {
+		return access.Kafka{}, err
+	}
+	login, err := c.sasl(conf != nil)
+	return access.Kafka{
+		TLS: conf != nil, CA: c.KafkaCA, Cert: c.KafkaCert, Key: c.KafkaKey,
+		Mechanism: login.Mechanism, User: login.User, Password: access.Secret(login.Password),
+	}, err
 }
 
 // helper is the program of the nats baseline.
