@@ -231,8 +231,6 @@ func (w world) draw(kind string, rng *rand.Rand) (f scenario.Fault, ok bool) {
 	case Quota:
 		lasts(2*time.Second, 8*time.Second)
 		with("rate", 64, 512, "KiB")
-	case AddPartitions:
-		with("count", 1, 4, "")
 	case DiskFull:
 		if w.brokers == 0 {
 			return f, false

@@ -32,7 +32,7 @@ const (
 	NotLeader         = "not-leader"
 	SlowBroker        = "slow-broker" // With latency on every answer; embedded: by its hooks; real: on its leg
 
-	AddPartitions = "add-partitions" // With count: so many more
+	AddPartitions = "add-partitions" // With count: so many more, to a power of two; without: twice as many
 	Quota         = "quota"          // With rate: bytes per second that brokers let pass; real brokers
 	DiskFull      = "disk-full"      // a broker's data is on a small tmpfs, which is filled; real brokers
 )

@@ -193,7 +193,7 @@ var defaults = map[string]kindOf{
 	NotLeader:         {"broker", 0, map[string]string{"count": "3"}, embedded},
 	SlowBroker:        {"broker", 10 * time.Second, map[string]string{"latency": "200ms"}, "brokers that the harness starts itself do: use --local"},
 
-	AddPartitions: {"broker", 0, map[string]string{"count": "2"}, "brokers that the harness starts itself do: use --local"},
+	AddPartitions: {"broker", 0, nil, "brokers that the harness starts itself do: use --local"},
 	Quota:         {"broker", 10 * time.Second, map[string]string{"rate": "256KiB"}, realOnes},
 	DiskFull:      {"broker", 10 * time.Second, nil, realOnes + ", as root"},
 }

@@ -236,6 +236,9 @@ func TestChaosIsSurvivable(t *testing.T) {
 				t.Fatalf("%s to %s may end sessions: %v", f.Do, f.To, reasons)
 			}
 			if f.Do == AddPartitions {
+				if f.With["count"] != "" {
+					t.Fatalf("%s partitions more: with a power of two before, only twice as many are one", f.With["count"])
+				}
 				grown++
 			}
 			down, brokers, cutOff := map[string]bool{}, 0, 0
