@@ -39,6 +39,7 @@ const (
 type web struct {
 	door      *Door
 	jars      jars
+	spare     spare
 	transport *http.Transport
 	proxy     *httputil.ReverseProxy
 }
@@ -58,7 +59,7 @@ func newWeb(d *Door) *web {
 	w.transport = w.sessions()
 	w.proxy = &httputil.ReverseProxy{
 		Rewrite:        w.address,
-		Transport:      patient{w.transport, d.cfg.Hold},
+		Transport:      patient{willing{w.transport}, d.cfg.Hold},
 		ModifyResponse: w.rewriteJNLP,
 		ErrorHandler:   w.refuse,
 		ErrorLog:       slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
@@ -353,6 +354,9 @@ func (w *web) sessions() *http.Transport {
 			if err != nil {
 				return nil, err
 			}
+			if s := w.spare.take(controller); s != nil {
+				return sessionConn{s, true}, nil
+			}
 			s, err := w.door.open(ctx, Request{
 				Controller: controller,
 				Kind:       linkv1.ServiceKind_SERVICE_KIND_HTTP,
@@ -361,7 +365,7 @@ func (w *web) sessions() *http.Transport {
 			if err != nil {
 				return nil, err
 			}
-			return sessionConn{s}, nil
+			return sessionConn{s, false}, nil
 		},
 		MaxConnsPerHost:        httpConnections,
 		MaxIdleConnsPerHost:    2,
@@ -381,7 +385,10 @@ func http1() *http.Protocols {
 
 // A sessionConn is a session as http.Transport wants it, which sets no
 // deadlines on HTTP/1 connections.
-type sessionConn struct{ Session }
+type sessionConn struct {
+	Session
+	spare bool // it was opened before there was a request for it
+}
 
 func (sessionConn) LocalAddr() net.Addr              { return nowhere{} }
 func (sessionConn) RemoteAddr() net.Addr             { return nowhere{} }
