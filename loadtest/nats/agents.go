@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -21,17 +22,19 @@ const closeWait = 5 * time.Second
 // Agents connects nothing yet but the one connection that speaks for agents
 // whose own was cut.
 func (Transport) Agents(_ context.Context, p *worker.Plan) (worker.Agents, error) {
-	undertaker, err := connect(p, &dialer{}, func() {}, func(string) {})
+	flight := newFlight()
+	undertaker, err := connect(p, &dialer{}, flight, func() {}, func(string, error) {})
 	if err != nil {
 		return nil, err
 	}
-	a := &agents{plan: p, sources: sources{all: p.Sources}, undertaker: undertaker, by: map[string]*agent{}, stop: make(chan struct{})}
+	a := &agents{plan: p, flight: flight, sources: sources{all: p.Sources}, undertaker: undertaker, by: map[string]*agent{}, stop: make(chan struct{})}
 	a.wg.Go(a.tell)
 	return a, nil
 }
 
 type agents struct {
 	plan       *worker.Plan
+	flight     flight // of all connections
 	sources    sources
 	undertaker *client
 	stop       chan struct{}
@@ -57,10 +60,11 @@ func (a *agents) Open(ctx context.Context, key, _ string) (worker.Session, error
 	defer cancel()
 	id := rand.Text()
 	s := &agent{of: a, key: key, up: upStream(a.plan) + "." + id, dialer: dialer{source: a.sources.take()}}
-	s.Session = flow.New(flow.Window, func(f *linkv1.Frame) error { return s.client.publish(s.up, f) }, nil)
+	s.Session = flow.New(windowOf(a.plan), func(f *linkv1.Frame) error { return s.client.publish(s.up, f) }, nil)
 	lost := func() { s.End(flow.Lost) }
 	var err error
-	if s.client, err = connect(a.plan, &s.dialer, lost, func(string) { lost() }); err != nil {
+	refused := func(string, error) { s.End(unstored) }
+	if s.client, err = connect(a.plan, &s.dialer, a.flight, lost, refused); err != nil {
 		return nil, err
 	}
 	s.consume, err = s.client.consume(ctx, downStream(a.plan), downStream(a.plan)+"."+id, jetstream.DeliverAllPolicy,
@@ -89,7 +93,7 @@ func (a *agents) Open(ctx context.Context, key, _ string) (worker.Session, error
 // open says who is there, and waits until that is stored: as much as moorage's
 // Welcome says.
 func (s *agent) open(ctx context.Context) error {
-	open, err := proto.Marshal(&linkv1.Open{Kind: linkv1.ServiceKind_SERVICE_KIND_NATIVE, Agent: s.key, DownWindow: flow.Window})
+	open, err := proto.Marshal(&linkv1.Open{Kind: linkv1.ServiceKind_SERVICE_KIND_NATIVE, Agent: s.key, DownWindow: uint32(windowOf(s.of.plan))})
 	if err != nil {
 		return err
 	}
@@ -122,11 +126,17 @@ func (s *agent) Kill() {
 	s.End(flow.Cut)
 	s.dialer.cut()
 	s.leave()
+	s.bury()
+}
+
+// bury tells the application what the session's own connection cannot say.
+func (s *agent) bury() {
 	_ = s.of.undertaker.publish(s.up, &linkv1.Frame{Seq: s.Sent() + 1, Kind: linkv1.FrameKind_FRAME_KIND_CLOSE}) // at the end of everything it may be gone
 }
 
 // Close ends the session, and waits until all that it sent is acknowledged.
 func (s *agent) Close() error {
+	ended, _ := errors.AsType[*worker.EndedError](s.Err())
 	err := s.Session.Close()
 	s.Settle()
 	limit := time.NewTimer(closeWait)
@@ -136,6 +146,9 @@ func (s *agent) Close() error {
 	case <-limit.C:
 	}
 	s.leave()
+	if ended != nil && ended.Reason == unstored {
+		s.bury()
+	}
 	return err
 }
 

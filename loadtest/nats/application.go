@@ -26,7 +26,7 @@ func (Transport) Application(ctx context.Context, p *worker.Plan) (worker.Applic
 		by: map[string]*flow.Session{},
 	}
 	var err error
-	a.client, err = connect(p, &a.dialer, func() { a.end(errors.New("nats: the server is gone")) }, a.failed)
+	a.client, err = connect(p, &a.dialer, newFlight(), func() { a.end(errors.New("nats: the server is gone")) }, a.failed)
 	if err != nil {
 		return nil, err
 	}
@@ -117,12 +117,9 @@ func (a *application) open(id string, f *linkv1.Frame) {
 	}
 }
 
-// failed ends the session of a message that was not acknowledged.
-func (a *application) failed(subject string) {
-	if s := a.session(last(subject)); s != nil {
-		s.End(flow.Lost)
-	}
-}
+// failed ends everything: a run that lacks a message proves nothing, and relay
+// ends by it too.
+func (a *application) failed(_ string, why error) { a.end(why) }
 
 // tell says what each session took, a second after at the latest.
 func (a *application) tell() {
