@@ -74,6 +74,7 @@ type fetcher struct {
 	behind int
 
 	records, bytes atomic.Uint64 // fetched
+	waits          atomic.Uint64 // of partitions for their turn, behind being reached
 
 	mu    sync.Mutex // guards what follows, and the feeds
 	feeds map[*feed]struct{}
@@ -211,7 +212,11 @@ func (l *loop) pick() (feeds []*feed, wait time.Duration) {
 		fd := l.feeds[at]
 		key := partitionOf{fd.topic.Name, fd.partition}
 		late := fd.end < 0 || fd.next.Load() < fd.end
-		if seen[key] || l.f.behind > 0 && late && behind == l.f.behind {
+		full := l.f.behind > 0 && late && behind == l.f.behind
+		if full && !seen[key] {
+			l.f.waits.Add(1)
+		}
+		if seen[key] || full {
 			if first < 0 {
 				first = at
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -37,6 +38,8 @@ type Producer struct {
 	end  context.CancelCauseFunc
 	wg   sync.WaitGroup
 	wake chan struct{} // holds one token when there may be lost queues
+
+	waits atomic.Uint64 // of whom a full queue held up
 
 	mu      sync.Mutex // guards what follows
 	closed  bool

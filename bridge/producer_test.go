@@ -340,11 +340,15 @@ func TestQueueLeavesAFrozenLeaderThatIsNoneAnyMore(t *testing.T) {
 func TestWaitHoldsBackReaders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newTestKafka(t, 1, 1, func(cfg *Config) { cfg.QueueBytes = 1000 })
-		q := k.producer().Queue(testTopic, 0)
+		p := k.producer()
+		q := p.Queue(testTopic, 0)
 		k.fill(q, 1, 1, 1)
 		thaw := k.net.freeze(k.leader(0))
 		if err := q.Wait(t.Context()); err != nil {
 			t.Error(err)
+		}
+		if n := p.Waits(); n != 0 {
+			t.Errorf("%d waits with an empty queue", n)
 		}
 		put(q, 1, 2, 2000)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -358,6 +362,9 @@ func TestWaitHoldsBackReaders(t *testing.T) {
 		}()
 		if err := q.Wait(t.Context()); err != nil {
 			t.Error(err)
+		}
+		if n := p.Waits(); n != 2 {
+			t.Errorf("%d waits counted, want 2", n)
 		}
 	})
 }

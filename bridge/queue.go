@@ -243,6 +243,9 @@ func (q *Queue) fillLocked(limit int, now time.Time) *batch {
 	return b
 }
 
+// Waits returns how often somebody had to wait for room in a queue.
+func (p *Producer) Waits() uint64 { return p.waits.Load() }
+
 // Full reports whether the queue holds QueueBytes or more.
 func (q *Queue) Full() bool {
 	q.mu.Lock()
@@ -252,6 +255,7 @@ func (q *Queue) Full() bool {
 
 // Wait returns when the queue holds less than QueueBytes.
 func (q *Queue) Wait(ctx context.Context) error {
+	held := false
 	for {
 		q.mu.Lock()
 		switch {
@@ -267,6 +271,10 @@ func (q *Queue) Wait(ctx context.Context) error {
 		}
 		room := q.room
 		q.mu.Unlock()
+		if !held {
+			held = true
+			q.p.waits.Add(1)
+		}
 		select {
 		case <-room:
 		case <-ctx.Done():

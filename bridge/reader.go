@@ -110,6 +110,10 @@ func (r *Reader) Fetched() (live, scanned Traffic) {
 	return Traffic{r.live.records.Load(), r.live.bytes.Load()}, Traffic{r.scan.records.Load(), r.scan.bytes.Load()}
 }
 
+// ScanWaits returns how often a partition's backlog had to wait while as many
+// others as allowed were read, once for each request without it.
+func (r *Reader) ScanWaits() uint64 { return r.scan.waits.Load() }
+
 // start runs f in a goroutine that Close waits for. False: it is too late.
 func (r *Reader) start(f func()) bool {
 	r.mu.Lock()

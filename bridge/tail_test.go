@@ -46,6 +46,33 @@ func TestTailServesBacklogAndGoesLive(t *testing.T) {
 	})
 }
 
+// With a bound of one, backlogs of one broker are read one after the other, and
+// it is counted that others had to wait.
+func TestScansAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newTestKafka(t, 1, 3, func(cfg *Config) { cfg.Scans = 1 })
+		p, r := k.producer(), k.reader()
+		for partition := range int32(3) {
+			k.fill(p.Queue(testTopic, partition), 1, 1, 100)
+		}
+		if n := r.ScanWaits(); n != 0 {
+			t.Errorf("%d waits before anything is read", n)
+		}
+		var sinks []*testSink
+		for partition := range int32(3) {
+			s := newSink()
+			sinks = append(sinks, s)
+			r.Tail(k.topic, partition).Subscribe(sessionID(1), 0, s)
+		}
+		for _, s := range sinks {
+			s.wantSeqs(t, "backlog", 1, 100)
+		}
+		if n := r.ScanWaits(); n == 0 {
+			t.Error("three backlogs at once, and none had to wait")
+		}
+	})
+}
+
 func TestColdSubscriptionIsServedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newTestKafka(t, 3, 16, nil)

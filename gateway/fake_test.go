@@ -42,6 +42,7 @@ func (v *void) Topics(string) bridge.Topics {
 func (v *void) GatewaysTopic() string { return "gateways" }
 
 func (v *void) Fetched() (live, scanned bridge.Traffic) { return live, scanned }
+func (v *void) Waits() (queues, scans uint64)           { return 0, 0 }
 func (v *void) Topic(context.Context, string) (bridge.Topic, error) {
 	return bridge.Topic{Name: "meta", ID: v.inc.Topic, Partitions: 1}, nil
 }

@@ -20,6 +20,7 @@ type kafka interface {
 	Beat(key, value []byte, done func(offset int64, err error)) // into the gateways topic
 	Tail(t bridge.Topic, partition int32) tail
 	Fetched() (live, scanned bridge.Traffic) // of down logs
+	Waits() (queues, scans uint64)           // for room in an up partition's queue; of down logs' backlogs for their turn
 	Follow(t bridge.Topic, partition int32, from int64, h func(bridge.Message), fail func(error)) follower
 	Close() error
 }
@@ -90,6 +91,8 @@ func (c *cluster) Tail(t bridge.Topic, partition int32) tail {
 }
 
 func (c *cluster) Fetched() (live, scanned bridge.Traffic) { return c.downs.Fetched() }
+
+func (c *cluster) Waits() (queues, scans uint64) { return c.records.Waits(), c.downs.ScanWaits() }
 
 func (c *cluster) Follow(t bridge.Topic, partition int32, from int64, h func(bridge.Message), fail func(error)) follower {
 	return c.metas.Follow(t, partition, from, h, fail)

@@ -108,5 +108,14 @@ func newMetrics(g *Gateway) *metrics {
 		func(_, scanned bridge.Traffic) uint64 { return scanned.Records })
 	fetched("replayed_bytes_total", "Their keys and values.",
 		func(_, scanned bridge.Traffic) uint64 { return scanned.Bytes })
+	waits := func(name, help string, pick func(queues, scans uint64) uint64) {
+		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: "moorage", Subsystem: "gateway", Name: name, Help: help,
+		}, func() float64 { return float64(pick(g.k.Waits())) }))
+	}
+	waits("queue_full_total", "Times an agent was not read on because an up partition's queue was full.",
+		func(queues, _ uint64) uint64 { return queues })
+	waits("replay_waits_total", "Times a down log's replay had to wait because as many as allowed were under way.",
+		func(_, scans uint64) uint64 { return scans })
 	return m
 }
