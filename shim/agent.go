@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"sync"
 	"time"
 )
 
@@ -32,6 +33,9 @@ type Agent struct {
 	Env []string
 	// Host is where the door is; "": nothing is said of it to the agent.
 	Host string
+	// Ahead is called beside each start, to make ready what the agent will ask
+	// for; its context ends with the agent. nil: nothing is.
+	Ahead func(ctx context.Context)
 	// Restart is when it is started again; "": RestartOnFailure.
 	Restart Restart
 	// StopTimeout is how long it has to end when it is told to; 0: 10 s. Then,
@@ -130,6 +134,13 @@ func (a *Agent) once(ctx context.Context, g *group, out *output, log *slog.Logge
 		cmd.Env = childEnv(cmd.Env, a.Host)
 	}
 	cmd.Stdout, cmd.Stderr = out.stdout, out.stderr
+	if a.Ahead != nil {
+		var ahead sync.WaitGroup
+		defer ahead.Wait()
+		life, over := context.WithCancel(ctx)
+		defer over()
+		ahead.Go(func() { a.Ahead(life) })
+	}
 	m, err := g.start(cmd)
 	if err != nil {
 		return 0, err

@@ -413,3 +413,33 @@ func waitFor(t *testing.T, what string, within time.Duration, is func() bool) {
 		}
 	}
 }
+
+func TestWhatIsMadeReadyEndsWithTheAgent(t *testing.T) {
+	calls := make(chan error, 10)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Run(t.Context(), Config{Agent: &Agent{
+			Args: []string{"/bin/sh", "-c", "exit 0"}, Restart: RestartNever,
+			Ahead: func(ctx context.Context) {
+				<-ctx.Done() // what it waits for is away
+				calls <- ctx.Err()
+			},
+		}})
+	}()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if len(calls) != 1 {
+		t.Errorf("%d calls for one start, or one goes on", len(calls))
+	}
+}
+
+func TestWhoBeginsWithAFileIsKnown(t *testing.T) {
+	at := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1234}
+	for option, want := range map[string]bool{"-jnlpUrl": true, "-url": false, "-direct": false} {
+		c, err := Lead([]string{"java", "-jar", "agent.jar", option, "http://ci/computer/a/slave-agent.jnlp"}, at)
+		if err != nil || c.JNLP != want {
+			t.Errorf("%s: %v, %v; want %v", option, c.JNLP, err, want)
+		}
+	}
+}

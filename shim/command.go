@@ -18,6 +18,7 @@ type Command struct {
 	Args   []string
 	Secret string // the agent's secret, where it stood in the command line itself; "": it did not
 	File   string // the file that the command line names for it instead; "": none
+	JNLP   bool   // the agent begins by asking for a .jnlp file
 	secret int    // where in Args the secret stands; 0: nowhere
 }
 
@@ -50,7 +51,7 @@ func Lead(args []string, door net.Addr) (Command, error) {
 		case "-url":
 			value = root
 		case "-jnlpUrl":
-			value = atDoor(value, root)
+			value, c.JNLP = atDoor(value, root), true
 		case "-direct", "-directConnection", "-tunnel":
 			value = door.String()
 		case "-secret":

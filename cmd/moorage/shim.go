@@ -179,9 +179,9 @@ func (c *shimCmd) door(p *process, cfg *shim.Config) (shut func(), err error) {
 	}
 	cfg.DoorListener = l
 	opened.add(func() { _ = l.Close() }) // closed already, unless something failed before Run
-	secret := ""
+	secret, jnlp := "", false
 	if len(c.Command) > 0 {
-		done, err := c.command(p, cfg, l.Addr(), &secret)
+		done, err := c.command(p, cfg, l.Addr(), &secret, &jnlp)
 		if err != nil {
 			return nil, err
 		}
@@ -203,6 +203,9 @@ func (c *shimCmd) door(p *process, cfg *shim.Config) (shut func(), err error) {
 		return nil, err
 	}
 	cfg.Door = d
+	if cfg.Agent != nil {
+		cfg.Agent.Ahead = func(ctx context.Context) { d.Expect(ctx, string(c.Controller), jnlp) }
+	}
 	if at, ok := l.Addr().(*net.TCPAddr); ok && !at.IP.IsLoopback() {
 		p.log.Warn("shim: the door is open to other hosts; whoever reaches it comes as this agent", "address", l.Addr().String())
 	}
@@ -225,7 +228,7 @@ func (c *shimCmd) stateFile(p *process) string {
 }
 
 // command prepares the agent's command line, and what of it is not for everybody's eyes.
-func (c *shimCmd) command(p *process, cfg *shim.Config, at net.Addr, secret *string) (done func(), err error) {
+func (c *shimCmd) command(p *process, cfg *shim.Config, at net.Addr, secret *string, jnlp *bool) (done func(), err error) {
 	if _, err := exec.LookPath(c.Command[0]); err != nil {
 		return nil, usagef("%w; give the agent's command line behind --", err)
 	}
@@ -233,6 +236,7 @@ func (c *shimCmd) command(p *process, cfg *shim.Config, at net.Addr, secret *str
 	if err != nil {
 		return nil, usageError{err}
 	}
+	*jnlp = command.JNLP
 	host, _, err := net.SplitHostPort(at.String())
 	if err != nil {
 		return nil, err
