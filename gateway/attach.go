@@ -68,7 +68,7 @@ func (g *Gateway) Attach(rpc grpc.BidiStreamingServer[linkv1.AttachRequest, link
 	}
 	err = s.receive(rpc)
 	s.finish(err)
-	g.metrics.ended.WithLabelValues(judge(err).word).Inc()
+	g.metrics.ended.WithLabelValues(s.word(err)).Inc()
 	return statusOf(err)
 }
 

@@ -214,6 +214,27 @@ func TestKafkaOutageEndsNobody(t *testing.T) {
 	})
 }
 
+// An agent side that has read of its session's end drops the stream. That is
+// no broken link, and whoever watches these must not be woken by it.
+func TestEndInGoodOrderIsNotCountedAsBroken(t *testing.T) {
+	story(t, func(r *rig) {
+		g := r.gateway(nil)
+		defer g.shut()
+		a := r.agent("a1").open(g)
+		a.say(envelope.Accept, 1, "")
+		a.wantFrame("ACCEPT", envelope.Accept, "")
+		a.say(envelope.Close, 2, "")
+		a.wantFrame("CLOSE", envelope.Close, "")
+		a.drop()
+		b := r.agent("a2").open(g)
+		b.drop()
+		time.Sleep(time.Second)
+		if over, broken := counted(g.metrics.ended, "over"), counted(g.metrics.ended, "broken"); over != 1 || broken != 1 {
+			t.Errorf("%v streams over, %v broken; want one each", over, broken)
+		}
+	})
+}
+
 func TestEndedReachesTheAgent(t *testing.T) {
 	story(t, func(r *rig) {
 		g := r.gateway(nil)

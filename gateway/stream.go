@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
@@ -89,6 +90,18 @@ func (s *stream) receive(rpc grpc.BidiStreamingServer[linkv1.AttachRequest, link
 		}
 		s.paused.Store(false)
 	}
+}
+
+// word is what the metrics call the stream's end. An agent side that was told
+// of its session's end leaves as it likes, mostly by dropping the stream.
+func (s *stream) word(err error) string {
+	s.feed.mu.Lock()
+	told := s.closed
+	s.feed.mu.Unlock()
+	if v := judge(err); !told || v.code != codes.Canceled {
+		return v.word
+	}
+	return judge(errOver).word
 }
 
 // take takes one message.
