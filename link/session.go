@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/status"
@@ -179,7 +180,11 @@ func because(gateway string, err error) string {
 	if err == nil {
 		return ""
 	}
-	return "; the last attach failed, at " + gateway + ": " + statusText(err)
+	why := "; the last attach failed, at " + gateway + ": " + statusText(err)
+	if strings.Contains(why, "connection error:") { // gRPC's words for what never became a connection
+		why += "; check that a gateway listens there, and that both sides agree on TLS"
+	}
+	return why
 }
 
 // run attaches the session again and again until it has ended.
