@@ -431,6 +431,29 @@ func TestWebSocketRefusalIsPassedOn(t *testing.T) {
 	}
 }
 
+// A proxy's error page is longer than what is kept of a refusal. Agents read
+// the status and the headers; the page's beginning is for people.
+func TestLongRefusalOfAWebSocketIsCutShort(t *testing.T) {
+	j := startJenkins(t, false)
+	page := strings.Repeat("no such agent\n", 1000)
+	j.set(func() {
+		j.socket = func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("X-Why", "no such agent")
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(w, page) // it may be cut off: nobody reads all of it
+		}
+	})
+	c, _ := j.beside(Config{})
+	agent, s := c.session(t, controller.Info{Kind: linkv1.ServiceKind_SERVICE_KIND_WEBSOCKET, Remoting: &linkv1.Remoting{Agent: "a1"}})
+	got, err := io.ReadAll(agent)
+	if a := s.wasAccepted(); err != nil || string(got) != page[:1024] || a.GetStatus() != 403 || headersOf(a)["X-Why"] != "no such agent" {
+		t.Errorf("got %d bytes, %v; accepted with %v", len(got), err, a)
+	}
+	if s.ending().Reason != linkv1.Reason_REASON_OK {
+		t.Errorf("ended with %v", s.ending())
+	}
+}
+
 func headersOf(a *linkv1.Accept) map[string]string {
 	all := map[string]string{}
 	for _, h := range a.GetHeaders() {
