@@ -80,6 +80,16 @@ func (s *site) makeTopics(ctx context.Context) error {
 		return fmt.Errorf("site: %w", err)
 	}
 	defer client.Close()
+	if len(s.cfg.Gateways) > 0 {
+		// To make it would be to leave it behind.
+		_, err := client.Topic(ctx, client.GatewaysTopic())
+		if errors.Is(err, bridge.ErrNoTopic) {
+			err = fmt.Errorf("this Kafka has no topic %s, so none of --gateway can be on it: check --kafka and --topic-prefix", client.GatewaysTopic())
+		}
+		if err != nil {
+			return fmt.Errorf("site: %w", err)
+		}
+	}
 	if len(s.cfg.Kafka) > 0 {
 		s.kafka.topics = s.ownedTopics()
 	}
@@ -93,6 +103,10 @@ func (s *site) makeTopics(ctx context.Context) error {
 	partitions := s.cfg.Local.Partitions
 	for _, controller := range controllers {
 		spec := bridge.TopicSpec{Partitions: int32(partitions), AllowSmall: partitions < defaultPartitions}
+		if grace := time.Duration(s.cfg.Local.Grace); grace > 0 && len(s.cfg.Kafka) == 0 {
+			// What is older nobody resumes from, and a long run would fill memory or the disk.
+			spec.Retention = max(shortRetention, 4*grace)
+		}
 		err := client.CreateTopics(ctx, controller, spec)
 		if err != nil && ctx.Err() == nil {
 			// A cluster of fewer than three brokers bears one copy.
@@ -108,6 +122,10 @@ func (s *site) makeTopics(ctx context.Context) error {
 	return nil
 }
 
+// shortRetention is the least of a run's own topics: many times what the faults
+// of a scenario with a grace of its own last.
+const shortRetention = 10 * time.Minute
+
 // embeddedBrokers is how many the embedded broker poses as, so that topics
 // have three replicas as in production.
 const embeddedBrokers = 3
@@ -115,7 +133,7 @@ const embeddedBrokers = 3
 func (s *site) startEmbedded() (*kafka, error) {
 	k := &kafka{words: "embedded broker, in memory, within the coordinator's process: never to be quoted"}
 	number := 0
-	cfg := broker.EmbeddedConfig{Brokers: embeddedBrokers, Log: s.log, ListenFn: func(network, _ string) (net.Listener, error) {
+	cfg := broker.EmbeddedConfig{Brokers: embeddedBrokers, Retain: 10 * time.Second, Log: s.log, ListenFn: func(network, _ string) (net.Listener, error) {
 		number++
 		h, err := s.net.brokerHost(k, number)
 		if err != nil {

@@ -133,6 +133,13 @@ func TestOthersKafkaIsLeftAsItWas(t *testing.T) {
 		t.Errorf("words: %s", got)
 	}
 	must(t, second.Close())
+	_, err = Start(t.Context(), Config{
+		System: Moorage, Run: "third", Dir: t.TempDir(), Binary: moorageBinary,
+		Gateways: s.Gateways(), Kafka: e.Addrs(), Prefix: "flet.",
+	})
+	if err == nil || !strings.Contains(err.Error(), "no topic flet.gateways") {
+		t.Errorf("another prefix than the gateways': %v", err)
+	}
 	s.end()
 	must(t, s.Close())
 	if got := list(); got != before {
