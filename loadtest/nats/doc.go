@@ -16,17 +16,18 @@
 //
 // # What bounds it
 //
-// A process has at most 1,024 messages published and not acknowledged; who
-// sends more waits. A session has at most its window sent and not delivered: relay's
-// megabyte, but 16 MiB among all sessions of the run. JetStream pays for what
-// many agents have waiting: a consumer of one subject looks at every message
-// of the stream between two of its own, so that with 2,000 agents that are
-// equally busy the server reads 2,000 messages for each that it delivers, and holds the
-// file's lock, which publishers need, while it does.
+// A process has at most 8,192 messages published and not acknowledged, as many
+// as relay's producer has room for; who sends more waits. A session has at most
+// its window sent and not delivered: relay's megabyte, but 16 MiB among all
+// sessions of the run. JetStream pays for what many agents have waiting: a
+// consumer of one subject looks at every message of the stream between two of
+// its own, so that with 2,000 agents that are equally busy the server reads
+// 2,000 messages for each that it delivers, and holds the file's lock, which
+// publishers need, while it does.
 //
 // A message that the server refuses, or does not acknowledge within a minute,
-// is never passed over: the application's ends the run with the reason, an agent's
-// its session.
+// is never passed over: the application's ends the run with the reason, an
+// agent's its session.
 //
 // The server syncs its files every two minutes, which is its default, and not
 // before it acknowledges. Kafka's acknowledgement does not wait for the disk either.

@@ -58,22 +58,30 @@ func (g *gate) pass(t *testing.T, near net.Conn, server string) {
 		return
 	}
 	defer far.Close()
-	var up sync.WaitGroup
-	defer up.Wait()
-	up.Go(func() {
+	var others sync.WaitGroup
+	defer others.Wait()
+	defer near.Close()
+	others.Go(func() {
 		_, _ = io.Copy(far, near) // it ends when either is closed
 		_ = far.Close()
 	})
-	defer near.Close()
-	b := make([]byte, 32<<10)
+	// What is held back is read: the server would drop who does not take its answers.
+	held := make(chan []byte, 1<<14)
+	defer close(held)
+	others.Go(func() {
+		for b := range held {
+			g.mu.RLock()
+			_, _ = near.Write(b) // closed: the reader ends too
+			g.mu.RUnlock()
+		}
+	})
 	for {
+		b := make([]byte, 4<<10)
 		n, err := far.Read(b)
-		g.mu.RLock()
-		_, err2 := near.Write(b[:n])
-		g.mu.RUnlock()
-		if err != nil || err2 != nil {
+		if err != nil {
 			return
 		}
+		held <- b[:n]
 	}
 }
 
@@ -159,7 +167,7 @@ func (w *world) limit(t *testing.T, name string, size int32) {
 // acknowledge the last of it too late, and sessions that nothing is wrong with
 // would be given up.
 func TestASlowServerHoldsSendersBack(t *testing.T) {
-	const sessions, count = 10, 1000
+	const sessions, count = 20, 1000
 	w := newWorld(t, sessions)
 	for w.stored(t, downStream(w.plan)) < sessions { // the ACCEPTs
 		if t.Context().Err() != nil {
