@@ -75,6 +75,7 @@ func (a *agents) Open(ctx context.Context, key, _ string) (worker.Session, error
 	}
 	if err := s.open(ctx); err != nil {
 		s.leave()
+		s.bury() // its OPEN may be stored, and nobody would ever come to the session
 		return nil, err
 	}
 	a.mu.Lock()

@@ -20,6 +20,10 @@ import (
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 )
 
+// dialWait bounds the dialling of a connection, and then the server's first
+// word. The library's own 2 s are too short for a busy machine.
+const dialWait = 10 * time.Second
+
 // ackWait bounds the wait for one acknowledgement. Then the message counts as
 // not stored.
 const ackWait = time.Minute
@@ -80,7 +84,7 @@ type dialer struct {
 }
 
 func (d *dialer) Dial(network, addr string) (net.Conn, error) {
-	from := net.Dialer{Timeout: 10 * time.Second}
+	from := net.Dialer{Timeout: dialWait}
 	if d.source != "" {
 		from.LocalAddr = &net.TCPAddr{IP: net.ParseIP(d.source)}
 	}
@@ -118,7 +122,7 @@ func connect(p *worker.Plan, d *dialer, f flight, lost func(), failed func(subje
 	}
 	own := &places{flight: f, gone: make(chan struct{})}
 	nc, err := nats.Connect("nats://"+addr,
-		nats.SetCustomDialer(d), nats.NoReconnect(),
+		nats.SetCustomDialer(d), nats.NoReconnect(), nats.Timeout(dialWait),
 		nats.ClosedHandler(func(*nats.Conn) { own.end(); lost() }),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // what matters ends a session
 	)
