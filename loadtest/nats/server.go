@@ -37,6 +37,8 @@ func serve(ctx context.Context, cfg serverConfig, ready func(addr string)) error
 		JetStream: true, StoreDir: cfg.dir, SyncInterval: syncEvery,
 		JetStreamMaxStore: 1 << 40, // the disk is the bound, as it is Kafka's
 		NoSigs:            true, NoLog: true,
+		// The server's default is 1,000 consumers of a stream, and every agent has one.
+		JetStreamLimits: server.JSLimitOpts{DefaultMaxConsumers: -1},
 	}
 	if port == 0 {
 		opts.Port = server.RANDOM_PORT
