@@ -40,7 +40,8 @@ type EmbeddedConfig struct {
 	AutoCreate bool
 
 	// Retain is how often what the topics' retention does not keep is removed.
-	// 0: once an hour, and memory grows until then.
+	// 0: once an hour. Memory comes back by segments, of 100 MiB each unless a
+	// topic says otherwise.
 	Retain time.Duration
 
 	// Log gets what the broker says. nil discards it.
