@@ -41,18 +41,26 @@ groups:
     up: {rate: 10, size: 256}
 `
 
-// TestLossyGatewayIsCaught: each wrong is seen, and called by its name.
-func TestLossyGatewayIsCaught(t *testing.T) {
-	program, err := ordinary()
-	rig.Must(t, err)
-	kafka, gateway := rig.FreeAddress(t), rig.FreeAddress(t)
+// startDeployment starts what somebody else runs: a broker in memory and a
+// gateway, with the topics of a controller of their own.
+func startDeployment(t *testing.T, program string) (kafka, address string, gateway *rig.Process) {
+	t.Helper()
+	kafka, address = rig.FreeAddress(t), rig.FreeAddress(t)
 	rig.Start(t, "broker", program, "broker", "--listen", kafka)
 	awaitPort(t, kafka)
 	if out, err := exec.Command(program, "topics", "create", "--kafka", kafka, "--controller", "other", "--single-broker").CombinedOutput(); err != nil {
 		t.Fatalf("topics create: %v: %s", err, out)
 	}
-	rig.Start(t, "gateway", program, "gateway", "--kafka", kafka, "--listen", gateway, "--admin", "127.0.0.1:0", "--name", "g1", "--insecure")
-	awaitPort(t, gateway)
+	gateway = rig.Start(t, "gateway", program, "gateway", "--kafka", kafka, "--listen", address, "--admin", "127.0.0.1:0", "--name", "g1", "--insecure")
+	awaitPort(t, address)
+	return kafka, address, gateway
+}
+
+// TestLossyGatewayIsCaught: each wrong is seen, and called by its name.
+func TestLossyGatewayIsCaught(t *testing.T) {
+	program, err := ordinary()
+	rig.Must(t, err)
+	kafka, gateway, _ := startDeployment(t, program)
 	lie := serveLossy(t, gateway)
 
 	// The broker and the gateway are of the same program, and stay.
@@ -110,14 +118,7 @@ func TestInterrupt(t *testing.T) {
 func TestSecondInterrupt(t *testing.T) {
 	program, err := ordinary()
 	rig.Must(t, err)
-	kafka, address := rig.FreeAddress(t), rig.FreeAddress(t)
-	rig.Start(t, "broker", program, "broker", "--listen", kafka)
-	awaitPort(t, kafka)
-	if out, err := exec.Command(program, "topics", "create", "--kafka", kafka, "--controller", "other", "--single-broker").CombinedOutput(); err != nil {
-		t.Fatalf("topics create: %v: %s", err, out)
-	}
-	gateway := rig.Start(t, "gateway", program, "gateway", "--kafka", kafka, "--listen", address, "--admin", "127.0.0.1:0", "--name", "g1", "--insecure")
-	awaitPort(t, address)
+	kafka, address, gateway := startDeployment(t, program)
 	topics := func() string {
 		out, err := exec.Command(program, "topics", "list", "--kafka", kafka).CombinedOutput()
 		rig.Must(t, err)
