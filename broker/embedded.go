@@ -18,6 +18,10 @@ import (
 // without a port: networks in memory seldom know how to choose one.
 const firstVirtualPort = 9092
 
+// segmentBytes is the size of a segment. kfake takes 100 MiB, and removes whole
+// segments that are full: a run of an hour would keep nearly all it wrote.
+const segmentBytes = 4 << 20
+
 // An EmbeddedConfig says what StartEmbedded starts.
 type EmbeddedConfig struct {
 	// Brokers is how many brokers share the topics; their ids count from 0.
@@ -40,8 +44,7 @@ type EmbeddedConfig struct {
 	AutoCreate bool
 
 	// Retain is how often what the topics' retention does not keep is removed.
-	// 0: once an hour. Memory comes back by segments, of 100 MiB each unless a
-	// topic says otherwise.
+	// 0: once an hour. Memory comes back by whole segments, see segmentBytes.
 	Retain time.Duration
 
 	// Log gets what the broker says. nil discards it.
@@ -65,7 +68,8 @@ func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 	if brokers == 0 {
 		brokers = 3
 	}
-	opts := []kfake.Opt{kfake.NumBrokers(brokers), kfake.WithLogger(slogLogger{cfg.Log})}
+	opts := []kfake.Opt{kfake.NumBrokers(brokers), kfake.WithLogger(slogLogger{cfg.Log}),
+		kfake.BrokerConfigs(map[string]string{"log.segment.bytes": strconv.Itoa(segmentBytes)})}
 	if cfg.AutoCreate {
 		opts = append(opts, kfake.AllowAutoTopicCreation())
 	}
