@@ -209,13 +209,14 @@ type baselineView struct {
 	Ours      string // what an acknowledgement means
 	Theirs    string
 	Pairs     int
+	Flawed    string // why nothing of it is to be quoted; "": it is
 	Main      []ratioView
 	Remaining []ratioView
 }
 
 type ratioView struct {
 	results.Ratio
-	Better      string // better, worse or even
+	Better      string // better, worse, even or flawed
 	Scale       scale
 	MedianText  string
 	SpreadText  string
@@ -228,7 +229,7 @@ func baselines(r *results.Results) []baselineView {
 		i := slices.IndexFunc(all, func(b baselineView) bool { return b.Name == ratio.Baseline })
 		if i < 0 {
 			i = len(all)
-			b := baselineView{Name: ratio.Baseline}
+			b := baselineView{Name: ratio.Baseline, Flawed: ratio.Flawed}
 			for _, run := range r.Runs {
 				if run.System == product && b.Ours == "" {
 					b.Ours = run.Acks
@@ -268,7 +269,9 @@ func newRatioView(r results.Ratio) ratioView {
 	if f != nil {
 		v.Description = f.Meaning
 	}
-	if r.Low > 1.005 || r.High < 0.995 { // all pairs on one side
+	if r.Flawed != "" {
+		v.Better = "flawed"
+	} else if r.Low > 1.005 || r.High < 0.995 { // all pairs on one side
 		v.Better = "worse"
 		if (r.Low > 1) == (f != nil && f.More) {
 			v.Better = "better"

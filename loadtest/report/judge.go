@@ -23,12 +23,13 @@ const product = "moorage"
 // run of Moorage. Of ratios the median counts. A slope's threshold is met if
 // the lower end of its interval does not pass it: "slope.rss: 0" fails only a
 // growth that cannot be chance. Baselines are not judged, but if the generator
-// was the limit of one, the comparison proves nothing either.
+// was the limit of one, or one did less than was asked for, the comparison
+// proves nothing either.
 func Judge(r *results.Results) {
 	for i := range r.Runs {
 		measure(&r.Runs[i], &r.Scenario)
 	}
-	r.Ratios = ratios(r.Runs)
+	r.Ratios = ratios(r)
 	r.Verdict = judge(r)
 }
 
@@ -80,6 +81,10 @@ func judge(r *results.Results) results.Verdict {
 			miss("%s is invalid: %s", name(run), run.Invalid)
 		}
 		if run.System != product {
+			if why := shortOf(run, &r.Scenario); why != "" {
+				v.Invalid = true
+				miss("%s is no measure: %s; its ratios are not to be compared", name(run), why)
+			}
 			continue
 		}
 		judged++
@@ -112,6 +117,32 @@ func judge(r *results.Results) results.Verdict {
 	}
 	v.Lines = append(v.Lines, notes...)
 	return v
+}
+
+// shortOf says in what a baseline's run fell short of what Moorage's has to do,
+// which made it easier; "": in nothing. Baselines have no faults, so nothing
+// excuses a session that breaks.
+func shortOf(run *results.Run, s *scenario.Scenario) string {
+	asked := 0.0
+	for _, g := range s.Groups {
+		asked += float64(g.Agents)
+	}
+	if n := run.Figures["failed_opens"]; n > 0 {
+		return number3(n) + " sessions could not be opened"
+	}
+	if n, ok := run.Figures["opens"]; ok && n < asked {
+		return fmt.Sprintf("it opened %s of %s sessions", number3(n), number3(asked))
+	}
+	if n := run.Figures["reset"]; n > 0 {
+		return number3(n) + " sessions broke off"
+	}
+	for _, p := range figure.Promises {
+		if n := run.Figures[p]; n > 0 {
+			f := figure.Of(p)
+			return fmt.Sprintf("%s %s (%s: %s)", number3(n), p, f.Unit, f.Meaning)
+		}
+	}
+	return ""
 }
 
 func judgePromises(run *results.Run, miss func(string, ...any)) {
@@ -221,10 +252,14 @@ func name(run *results.Run) string { return fmt.Sprintf("%s/%d", run.System, run
 
 // ratios compares each figure of moorage with each baseline's of the same pair.
 // Figures that count promises, faults or trends are not compared.
-func ratios(runs []results.Run) []results.Ratio {
+func ratios(r *results.Results) []results.Ratio {
 	ours := map[int]results.Run{}
 	var baselines []string
-	for _, run := range runs {
+	flawed := map[string]string{} // by baseline
+	for _, run := range r.Runs {
+		if why := cmp.Or(run.Invalid, shortOf(&run, &r.Scenario)); why != "" && run.System != product && flawed[run.System] == "" {
+			flawed[run.System] = name(&run) + ": " + why
+		}
 		if run.System == product {
 			ours[run.Pair] = run
 		} else if !slices.Contains(baselines, run.System) {
@@ -234,7 +269,7 @@ func ratios(runs []results.Run) []results.Ratio {
 	var all []results.Ratio
 	for _, baseline := range baselines {
 		pairs := map[string][]float64{}
-		for _, run := range runs {
+		for _, run := range r.Runs {
 			if run.System != baseline {
 				continue
 			}
@@ -251,6 +286,7 @@ func ratios(runs []results.Run) []results.Ratio {
 			all = append(all, results.Ratio{
 				Figure: figureName, Baseline: baseline, Pairs: p,
 				Median: median(sorted), Low: sorted[0], High: sorted[len(sorted)-1],
+				Flawed: flawed[baseline],
 			})
 		}
 	}

@@ -70,6 +70,39 @@ func TestWhatSpoilsAVerdict(t *testing.T) {
 	}
 }
 
+// A baseline that carried less than it was asked to is faster for it.
+func TestABaselineThatFellShortIsNoMeasure(t *testing.T) {
+	for _, c := range []struct {
+		why   string
+		spoil func(*results.Run)
+		line  string
+	}{
+		{"agents that never came", func(r *results.Run) { r.Figures["opens"] = 1990 }, "relay/1 is no measure: it opened 1\u202f990 of 2\u202f000 sessions"},
+		{"agents that were refused", func(r *results.Run) { r.Figures["failed_opens"] = 3 }, "relay/1 is no measure: 3 sessions could not be opened"},
+		{"sessions that broke off", func(r *results.Run) { r.Figures["reset"] = 7 }, "relay/1 is no measure: 7 sessions broke off"},
+		{"lost messages", func(r *results.Run) { r.Figures["lost"] = 5 }, "relay/1 is no measure: 5 lost (messages"},
+		{"a run that was ended early", func(r *results.Run) { r.Invalid = "interrupted" }, "relay/1 is invalid: interrupted"},
+	} {
+		t.Run(c.why, func(t *testing.T) {
+			r := made.Kind{Baselines: []string{"relay", "grpc"}, Pairs: 3}.Results()
+			i := slices.IndexFunc(r.Runs, func(run results.Run) bool { return run.System == "relay" && run.Pair == 1 })
+			c.spoil(&r.Runs[i])
+			report.Judge(r)
+			if got := report.Outcome(r); got != report.Invalid {
+				t.Errorf("outcome %s, want %s", got, report.Invalid)
+			}
+			if said := strings.Join(r.Verdict.Lines, "\n"); !strings.Contains(said, c.line) {
+				t.Errorf("want a line with %q in %q", c.line, said)
+			}
+			for _, ratio := range r.Ratios {
+				if flagged := strings.Contains(ratio.Flawed, "relay/1"); flagged != (ratio.Baseline == "relay") {
+					t.Fatalf("%s ÷ %s is flawed: %q", ratio.Figure, ratio.Baseline, ratio.Flawed)
+				}
+			}
+		})
+	}
+}
+
 func TestRatiosAreOfPairs(t *testing.T) {
 	one := func(system string, pair int, v float64) results.Run {
 		return results.Run{System: system, Pair: pair, Figures: map[string]float64{"messages_per_s.up": v, "lost": 0}}

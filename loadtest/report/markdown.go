@@ -80,8 +80,12 @@ func goalRow(r *results.Results, threshold string, bound float64) string {
 		return fmt.Sprintf("%s | – | – | – | 0 | %s | not measured", name, goal)
 	}
 	x := r.Ratios[i]
+	verdict := met(keeps(x.Median, bound, isMin))
+	if x.Flawed != "" {
+		verdict = "not comparable"
+	}
 	return fmt.Sprintf("%s | %s | %s | %.3g (%.3g–%.3g) | %d | %s | %s", x.Figure, medianAndRange(x.Figure, valuesOf(r, product, x.Figure)),
-		medianAndRange(x.Figure, valuesOf(r, baseline, x.Figure)), x.Median, x.Low, x.High, len(x.Pairs), goal, met(keeps(x.Median, bound, isMin)))
+		medianAndRange(x.Figure, valuesOf(r, baseline, x.Figure)), x.Median, x.Low, x.High, len(x.Pairs), goal, verdict)
 }
 
 func keeps(v, bound float64, isMin bool) bool { return isMin && v >= bound || !isMin && v <= bound }

@@ -50,4 +50,8 @@ func TestMarkdownHasARowPerGoal(t *testing.T) {
 	if text := write(func(r *results.Results) { r.Runs[0].Figures["lost"] = 1 }); !strings.Contains(text, "| `story` **anomalies** |") {
 		t.Errorf("a broken promise has no word:\n%s", text)
 	}
+	text = write(func(r *results.Results) { r.Runs[1].Figures["failed_opens"] = 1 })
+	if !strings.Contains(text, "| `story` **invalid** | down.p50_ms |") || !strings.Contains(text, "| not comparable |") {
+		t.Errorf("a baseline that fell short is compared with:\n%s", text)
+	}
 }

@@ -122,6 +122,9 @@ type Ratio struct {
 	Median   float64   `json:"median"`
 	Low      float64   `json:"low"`
 	High     float64   `json:"high"`
+	// Flawed says which run of the baseline is no measure, and why, so that the
+	// ratio is not to be quoted; "": each is one.
+	Flawed string `json:"flawed,omitempty"`
 }
 
 // A Verdict is the first thing to read.
