@@ -28,11 +28,14 @@ import (
 //   - Brokers break one at a time, and have 15 s to come back.
 //   - Neither the application nor the connector is killed, for their sessions
 //     end with them; and an embedded broker stays, for it has no disk.
-//   - Partitions are added three times at most.
+//   - Partitions are added three times at most, to MaxPartitions at most, and not
+//     beside faults that name how many are added, for they count on what is there.
 //   - Two of a kind do not overlap on one target, nor with a fault that the
 //     scenario planned.
 //   - All is over before Before.
-func (w world) chaos(c scenario.Chaos, planned []scenario.Fault, rng *rand.Rand) ([]scenario.Fault, error) {
+//
+// partitions is how many there are once all planned ones have been added.
+func (w world) chaos(c scenario.Chaos, planned []scenario.Fault, partitions int, rng *rand.Rand) ([]scenario.Fault, error) {
 	kinds, err := w.chaosKinds(c)
 	if err != nil {
 		return nil, err
@@ -46,6 +49,9 @@ func (w world) chaos(c scenario.Chaos, planned []scenario.Fault, rng *rand.Rand)
 		calendar = append(calendar, w.holds(f)...)
 		if f.Do == AddPartitions {
 			grown++
+			if f.With["count"] != "" {
+				grown = maxGrown
+			}
 		}
 	}
 	var faults []scenario.Fault
@@ -68,10 +74,11 @@ func (w world) chaos(c scenario.Chaos, planned []scenario.Fault, rng *rand.Rand)
 			switch {
 			case !ok, f.At+f.For > scenario.Duration(end), !calendar.free(holds, w.gateways):
 				return false
-			case kind == AddPartitions && grown == maxGrown:
+			case kind == AddPartitions && (grown >= maxGrown || 2*partitions > MaxPartitions):
 				return false
 			case kind == AddPartitions:
 				grown++
+				partitions *= 2
 			}
 			calendar = append(calendar, holds...)
 			faults = append(faults, f)

@@ -39,6 +39,7 @@ const maxPlan = 100_000
 func Plan(sc scenario.Scenario, can []string, seed uint64) ([]Planned, error) {
 	w := worldOf(sc, can)
 	var faults []scenario.Fault
+	var adds []named
 	for i, f := range sc.Faults {
 		name := fmt.Sprintf("faults[%d]", i)
 		if err := w.possible(name, f); err != nil {
@@ -49,9 +50,18 @@ func Plan(sc scenario.Scenario, can []string, seed uint64) ([]Planned, error) {
 			return nil, fmt.Errorf("%w, at %s", err, name)
 		}
 		faults = append(faults, several...)
+		for _, one := range several {
+			if one.Do == AddPartitions {
+				adds = append(adds, named{one, name})
+			}
+		}
+	}
+	partitions, err := w.grow(adds)
+	if err != nil {
+		return nil, err
 	}
 	if sc.Chaos != nil {
-		random, err := w.chaos(*sc.Chaos, faults, draws(seed, "chaos"))
+		random, err := w.chaos(*sc.Chaos, faults, partitions, draws(seed, "chaos"))
 		if err != nil {
 			return nil, err
 		}
@@ -205,6 +215,7 @@ type world struct {
 	grace    time.Duration
 	gateways int // at least 1
 	brokers  int // processes of real Kafka; 0: embedded, or somebody else's
+	starts   int // partitions of the topics at the start
 	legacy   bool
 	app      bool // there are native or tunnel groups
 }
@@ -217,6 +228,7 @@ func worldOf(sc scenario.Scenario, can []string) world {
 		can: can, length: time.Duration(sc.Length),
 		grace:    graceOf(sc),
 		gateways: max(sc.Local.Gateways, 1),
+		starts:   cmp.Or(sc.Local.Partitions, startPartitions),
 	}
 	switch sc.Local.Brokers {
 	case "1":

@@ -122,8 +122,7 @@ func (s *site) do(ctx context.Context, f scenario.Fault) (undo, error) {
 		f.To = "gateways"
 		return nil, s.roll(ctx, f)
 	case fault.AddPartitions:
-		more := with.count(0)
-		return nil, errors.Join(with.err, s.addPartitions(ctx, more))
+		return nil, s.addPartitions(ctx, f.With)
 	case fault.Quota:
 		rate := with.bytes("rate", defaultQuota)
 		if with.err != nil {

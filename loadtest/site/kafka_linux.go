@@ -17,6 +17,7 @@ import (
 
 	"github.com/moorage-dev/moorage/bridge"
 	"github.com/moorage-dev/moorage/broker"
+	"github.com/moorage-dev/moorage/loadtest/fault"
 )
 
 // A kafka is the brokers of a site, ours or others'.
@@ -316,9 +317,9 @@ func (k *kafka) close() error {
 	return err
 }
 
-// addPartitions adds so many to each of the controllers' up and down topics.
-// What they come to must be a power of two: 0 doubles them.
-func (s *site) addPartitions(ctx context.Context, more int) error {
+// addPartitions adds partitions to the application's up and down topics, as
+// many as with says.
+func (s *site) addPartitions(ctx context.Context, with map[string]string) error {
 	client, err := s.client(ctx)
 	if err != nil {
 		return fmt.Errorf("site: %w", err)
@@ -329,21 +330,12 @@ func (s *site) addPartitions(ctx context.Context, more int) error {
 	if err != nil {
 		return fmt.Errorf("site: %w", err)
 	}
-	n := now.Partitions + int32(more)
-	if more == 0 {
-		n = 2 * now.Partitions
+	n, err := fault.Grown(int(now.Partitions), with)
+	if err != nil {
+		return fmt.Errorf("site: add-partitions: %w", err)
 	}
-	switch {
-	case n&(n-1) != 0:
-		return fmt.Errorf("site: add-partitions: %d and %d more are %d, which is no power of two: set count to %d, or leave it out", now.Partitions, more, n, now.Partitions)
-	case n > maxPartitions:
-		return fmt.Errorf("site: add-partitions: there are %d already, and more than %d are too many for one machine", now.Partitions, maxPartitions)
-	}
-	return s.kafka.admin.AddPartitions(ctx, n, t.Up, t.Down)
+	return s.kafka.admin.AddPartitions(ctx, int32(n), t.Up, t.Down)
 }
-
-// maxPartitions keeps a long run's additions within reason.
-const maxPartitions = 256
 
 // pids are the nodes' process ids by name.
 func (k *kafka) pids() map[string]int {
