@@ -18,9 +18,13 @@ func (p *pass) result(finals map[*hand]worker.Final, length time.Duration) (*res
 	processes := p.site.Processes() // asked for without the lock: the site has its own
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	ticks, err := p.ticks.All()
+	if err != nil {
+		return nil, fmt.Errorf("run: read the seconds back: %w", err)
+	}
 	one := &results.Run{
 		System: p.system, Pair: p.pair, Acks: p.Acks(p.system), Started: p.begun, Length: length,
-		Figures: map[string]float64{}, Ticks: p.ticks, Processes: processes, Faults: p.marks, Invalid: p.limits.verdict(),
+		Figures: map[string]float64{}, Ticks: ticks, Processes: processes, Faults: p.marks, Invalid: p.limits.verdict(),
 	}
 	latency, silence, recovery := spread{}, spread{}, map[int]spread{}
 	var seen accounts

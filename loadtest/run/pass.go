@@ -16,6 +16,7 @@ import (
 	"github.com/moorage-dev/moorage/loadtest/results"
 	"github.com/moorage-dev/moorage/loadtest/scenario"
 	"github.com/moorage-dev/moorage/loadtest/site"
+	"github.com/moorage-dev/moorage/loadtest/spool"
 	"github.com/moorage-dev/moorage/loadtest/worker"
 )
 
@@ -53,7 +54,7 @@ type pass struct {
 	heard     map[string]time.Time
 	seconds   *seconds
 	limits    *limits
-	ticks     []results.Tick
+	ticks     *spool.List[results.Tick] // nil before the start
 	marks     []results.FaultMark
 	cpu       float64   // the most cores that a worker used
 	most      int       // agents of one worker with a session, ever
@@ -110,10 +111,14 @@ func (p *pass) close() error {
 		wg.Go(h.end)
 	}
 	wg.Wait()
-	if p.site == nil {
-		return nil
+	var err error
+	if p.ticks != nil {
+		err = p.ticks.Close()
 	}
-	return p.site.Close()
+	if p.site == nil {
+		return err
+	}
+	return errors.Join(err, p.site.Close())
 }
 
 func (p *pass) startAll() (err error) {
@@ -344,7 +349,12 @@ func (p *pass) sayAll(role string, o worker.Order) {
 
 // measure is a pass from the start of load on.
 func (p *pass) measure(ctx context.Context) (*results.Run, error) {
+	ticks, err := spool.New[results.Tick](p.Config.Site.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("run: no room for the seconds: %w", err)
+	}
 	p.mu.Lock()
+	p.ticks = ticks
 	p.begun = time.Now().Add(time.Second)
 	end := p.begun.Add(time.Duration(p.Scenario.Length))
 	p.seconds = newSeconds(p.begun)
@@ -452,7 +462,12 @@ func (p *pass) publish(all bool) {
 		names = append(names, h.name)
 	}
 	fresh := p.seconds.take(names, all)
-	p.ticks = append(p.ticks, fresh...)
+	for _, t := range fresh {
+		if err := p.ticks.Add(t); err != nil {
+			go p.abandon(fmt.Errorf("run: keep a second: %w", err))
+			break
+		}
+	}
 	p.mu.Unlock()
 	for _, t := range fresh {
 		p.Tick(p.label, t)

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/procfs"
 
 	"github.com/moorage-dev/moorage/loadtest/results"
+	"github.com/moorage-dev/moorage/loadtest/spool"
 )
 
 const (
@@ -26,11 +27,19 @@ const (
 	metricsBound = 1 << 20
 )
 
-// A meter is one name's samples, over all processes that bore it.
+// A meter is one name's, over all processes that bore it. Its samples are in
+// the spool, where an hour of them takes no memory.
 type meter struct {
 	results.Process
-	used float64   // seconds of processor by the current process so far
-	at   time.Time // of the last sample
+	number int       // of its samples in the spool
+	used   float64   // seconds of processor by the current process so far
+	at     time.Time // of the last sample; zero: there is none
+}
+
+// A numbered sample is of the meter of that number.
+type numberedSample struct {
+	Meter int
+	results.Sample
 }
 
 // Track adds a process that somebody else started; a later one of the same
@@ -43,6 +52,14 @@ func (s *site) Track(name string, pid int) {
 
 // Measure samples until ctx ends.
 func (s *site) Measure(ctx context.Context, start time.Time) {
+	samples, err := spool.New[numberedSample](s.cfg.Dir)
+	if err != nil {
+		s.log.Warn("site: nothing is sampled", "err", err)
+		return
+	}
+	s.mu.Lock()
+	s.samples = samples
+	s.mu.Unlock()
 	tick := time.NewTicker(sampleEvery)
 	defer tick.Stop()
 	for {
@@ -55,14 +72,25 @@ func (s *site) Measure(ctx context.Context, start time.Time) {
 	}
 }
 
-// Processes are the samples so far.
+// Processes are the samples so far; what a full disk did not take is missing.
 func (s *site) Processes() []results.Process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.samples == nil {
+		return nil
+	}
+	samples, err := s.samples.All()
+	if err != nil {
+		s.log.Warn("site: samples cannot be read back", "err", err)
+	}
 	all := make([]results.Process, len(s.meters))
+	place := make([]int, len(s.meters))
 	for i, m := range s.meters {
-		all[i] = m.Process
-		all[i].Samples = slices.Clone(m.Samples)
+		all[i], place[m.number] = m.Process, i
+	}
+	for _, one := range samples {
+		p := &all[place[one.Meter]]
+		p.Samples = append(p.Samples, one.Sample)
 	}
 	return all
 }
@@ -140,9 +168,14 @@ func (s *site) sample(ctx context.Context, start time.Time) {
 		}
 		if m := metrics[name]; m != nil {
 			one.Goroutines, one.Heap = int(m["go_goroutines"]), uint64(m["go_memstats_heap_inuse_bytes"])
+			one.Stack = uint64(m["go_memstats_stack_inuse_bytes"])
 		}
 		s.mu.Lock()
-		s.meter(name, pid).add(pid, stat.CPUTime(), now, start, one)
+		m := s.meter(name, pid)
+		m.add(pid, stat.CPUTime(), now, start, &one)
+		if err := s.samples.Add(numberedSample{m.number, one}); err != nil {
+			s.log.Warn("site: a sample is lost", "err", err)
+		}
 		s.mu.Unlock()
 	}
 }
@@ -154,7 +187,7 @@ func (s *site) meter(name string, pid int) *meter {
 			return m
 		}
 	}
-	m := &meter{Process: results.Process{Name: name, PID: pid}}
+	m := &meter{Process: results.Process{Name: name, PID: pid}, number: len(s.meters)}
 	s.meters = append(s.meters, m)
 	slices.SortFunc(s.meters, func(a, b *meter) int { return cmp.Compare(a.Name, b.Name) })
 	return m
@@ -164,9 +197,9 @@ func (s *site) meter(name string, pid int) *meter {
 // under the name begins at nothing; what the old one used after its last
 // sample nobody can tell. What a process used before it was first seen, at a
 // start of measurement, was not in the measured time.
-func (m *meter) add(pid int, used float64, now, start time.Time, one results.Sample) {
+func (m *meter) add(pid int, used float64, now, start time.Time, one *results.Sample) {
 	since, from := m.used, m.at
-	if len(m.Samples) == 0 {
+	if m.at.IsZero() {
 		since, from = used, now
 	} else if pid != m.PID {
 		since = 0
@@ -178,7 +211,6 @@ func (m *meter) add(pid int, used float64, now, start time.Time, one results.Sam
 	}
 	m.used, m.at = used, now
 	m.CPU += spent
-	m.Samples = append(m.Samples, one)
 }
 
 // scrape reads a gateway's metrics, those without labels.

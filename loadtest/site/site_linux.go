@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/moorage-dev/moorage/bridge"
+	"github.com/moorage-dev/moorage/loadtest/spool"
 )
 
 const (
@@ -55,6 +56,7 @@ type site struct {
 	shims     []*shim
 	tracked   map[string]int // pids by name
 	meters    []*meter
+	samples   *spool.List[numberedSample] // of all meters; nil before Measure
 	counts    map[string]*count
 	old       bool // gateways run Config.Old
 
@@ -330,6 +332,12 @@ func (s *site) close() error {
 	}
 	if s.server != nil {
 		err = errors.Join(err, os.RemoveAll(s.natsStore())) // it may be gigabytes
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.samples != nil {
+		err = errors.Join(err, s.samples.Close())
+		s.samples = nil
 	}
 	s.http.CloseIdleConnections()
 	return err
