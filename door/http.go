@@ -134,8 +134,15 @@ func (n *newcomers) watch(refused func()) func(net.Conn, http.ConnState) {
 
 // pages are all addresses that there are. What stands before one is the path
 // of a controller's root. Hudson 3 names a root without the last '/', and
-// agents of that age then ask for "//".
-var pages = regexp.MustCompile(`^(.*/)/?(tcpSlaveAgentListener/?|login|wsagents/?|jnlpJars/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}|computer/([^/]{1,255})/(?:slave|jenkins)-agent\.jnlp)$`)
+// agents of that age then ask for "//". How long names may be is not said here:
+// counted repeats make an expression that every start of the program pays for.
+var pages = regexp.MustCompile(`^(.*/)/?(tcpSlaveAgentListener/?|login|wsagents/?|jnlpJars/([A-Za-z0-9_-][A-Za-z0-9._-]*)|computer/([^/]+)/(?:slave|jenkins)-agent\.jnlp)$`)
+
+// Bounds of names in addresses, in bytes, an agent's with its escapes.
+const (
+	mostJarName   = 128
+	mostAgentPart = 255
+)
 
 func (w *web) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	switch {
@@ -194,12 +201,12 @@ func (w *web) find(r *http.Request) (page, bool) {
 	var p page
 	path := r.URL.EscapedPath()
 	m := pages.FindStringSubmatch(path)
-	if m == nil {
+	if m == nil || len(m[3]) > mostJarName || len(m[4]) > mostAgentPart {
 		return p, false
 	}
 	p.path = m[2]
-	if m[3] != "" {
-		agent, err := url.PathUnescape(m[3])
+	if m[4] != "" {
+		agent, err := url.PathUnescape(m[4])
 		if err != nil || agent == "." || agent == ".." || strings.ContainsAny(agent, "/\\\x00") {
 			return p, false
 		}

@@ -26,8 +26,8 @@ func TestOnlyWhatAgentsAskForIsAnswered(t *testing.T) {
 	for _, path := range []string{
 		"/", "/jobs", "/login/", "/script", "/computer/", "/computer/a/", "/computer/a/api/json", "/computer/a/b/slave-agent.jnlp",
 		"/computer/../slave-agent.jnlp", "/computer/%2e%2e/slave-agent.jnlp", "/computer/a%2Fb/slave-agent.jnlp", "/computer/a%00b/slave-agent.jnlp",
-		"/jnlpJars/", "/jnlpJars/../agent.jar", "/jnlpJars/.htaccess", "/jnlpJars/a/b.jar", "/jnlpJars/" + strings.Repeat("a", 200),
-		"/elsewhere/tcpSlaveAgentListener/", "/elsewhere/login", "/main/wsagents/x",
+		"/jnlpJars/", "/jnlpJars/../agent.jar", "/jnlpJars/.htaccess", "/jnlpJars/a/b.jar", "/jnlpJars/" + strings.Repeat("a", 129),
+		"/computer/" + strings.Repeat("a", 256) + "/slave-agent.jnlp", "/elsewhere/tcpSlaveAgentListener/", "/elsewhere/login", "/main/wsagents/x",
 	} {
 		if got := s.get(path); got.StatusCode != http.StatusNotFound {
 			t.Errorf("GET %s: %s, want 404", path, got.Status)
