@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -113,23 +114,41 @@ func (c *Controller) meta(m bridge.Message) {
 		return
 	}
 	hb := new(logv1.ControllerHeartbeat)
-	if err := proto.Unmarshal(m.Value, hb); err != nil {
-		c.log.Warn("unreadable heartbeat", "topic", c.topics.meta.Name, "offset", m.Offset, "err", err)
-		return
+	inc, err := envelope.Incarnation{Topic: c.topics.meta.ID, Offset: m.Offset}, proto.Unmarshal(m.Value, hb)
+	if err == nil {
+		err = whole(hb)
 	}
-	inc := envelope.Incarnation{Topic: c.topics.meta.ID, Offset: m.Offset}
-	if hb.GetIncarnation() != nil {
-		var err error
-		if inc, err = session.ParseIncarnation(hb.GetIncarnation()); err != nil {
-			c.log.Warn("unreadable heartbeat", "topic", c.topics.meta.Name, "offset", m.Offset, "err", err)
-			return
-		}
+	if err == nil && hb.GetIncarnation() != nil {
+		inc, err = session.ParseIncarnation(hb.GetIncarnation())
+	}
+	if err == nil && inc.Topic == c.topics.meta.ID && inc.Offset > m.Offset {
+		err = errors.New("the heartbeat of an incarnation that has none yet")
+	}
+	if err != nil {
+		c.unreadable(c.topics.meta.Name, 0, m.Offset, err)
+		return
 	}
 	// Another topic id in our own meta topic is an older life's: that topic is gone.
 	if inc.Topic != c.topics.meta.ID || !inc.NewerThan(c.incarnation) {
 		return
 	}
 	c.end(fmt.Errorf("%w: a newer process (%s) of controller %s took over", ErrSuperseded, hb.GetProcess(), c.cfg.Name))
+}
+
+// whole reports what a heartbeat lacks that every controller side says. Any
+// bytes may be a readable message, none at all are one; and a process that
+// gateways don't believe must not end one that they do.
+func whole(hb *logv1.ControllerHeartbeat) error {
+	n := hb.GetPartitions()
+	switch {
+	case n < 1 || n > envelope.Slots || n&(n-1) != 0:
+		return fmt.Errorf("a heartbeat of %d partitions", n)
+	case len(hb.GetDownTopicId()) != len(envelope.TopicID{}):
+		return errors.New("a heartbeat without the down topic's id")
+	case hb.GetUpWindow() == 0 || hb.GetMaxFrame() == 0:
+		return errors.New("a heartbeat without limits")
+	}
+	return nil
 }
 
 // gateway takes a record of the gateways topic.
@@ -139,7 +158,7 @@ func (c *Controller) gateway(m bridge.Message) {
 	}
 	hb := new(logv1.GatewayHeartbeat)
 	if err := proto.Unmarshal(m.Value, hb); err != nil {
-		c.log.Warn("unreadable heartbeat", "topic", c.topics.gateways.Name, "offset", m.Offset, "err", err)
+		c.unreadable(c.topics.gateways.Name, 0, m.Offset, err)
 		return
 	}
 	if !hb.GetController() {

@@ -16,7 +16,7 @@ type Stats struct {
 	Sessions   int    // held now
 	Waiting    int    // of these, not yet handed out by Accept
 	Records    uint64 // read from up partitions
-	Unreadable uint64 // records that were foreign, corrupt or of another version: dropped
+	Unreadable uint64 // records that were foreign, corrupt or of another version, heartbeats too: dropped
 	Opened     uint64 // sessions shown to the application
 	Rejected   uint64 // sessions that a bound of this controller turned down
 	Ended      uint64 // sessions whose ending is in Kafka
@@ -36,11 +36,11 @@ func (c *Controller) Stats() Stats {
 const complainEvery = 10 * time.Second
 
 // unreadable notes a record that is not to be delivered to anybody.
-func (c *Controller) unreadable(p *partition, offset int64, err error) {
+func (c *Controller) unreadable(topic string, partition int32, offset int64, err error) {
 	n := c.counts.unreadable.Add(1)
 	now, last := time.Now().UnixNano(), c.counts.complained.Load()
 	if now-last < int64(complainEvery) || !c.counts.complained.CompareAndSwap(last, now) {
 		return
 	}
-	c.log.Warn("unreadable record", "topic", c.topics.up.Name, "partition", p.index, "offset", offset, "so far", n, "err", err)
+	c.log.Warn("unreadable record", "topic", topic, "partition", partition, "offset", offset, "so far", n, "err", err)
 }

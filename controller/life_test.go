@@ -1,10 +1,13 @@
 package controller
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -92,6 +95,66 @@ func TestTheNewerProcessWins(t *testing.T) {
 			r.Errorf("Close after the end: %v", err)
 		}
 	})
+}
+
+// What anybody else writes into the topics of processes ends nobody: only
+// what gateways would believe too supersedes. A burst of it is one line.
+func TestForeignHeartbeatsEndNobody(t *testing.T) {
+	story(t, func(r *rig) {
+		var log lines
+		cfg := r.config()
+		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		c := r.start(cfg)
+		inc := session.IncarnationMessage(c.Incarnation())
+		inc.Offset = 1 << 40
+		ahead := &logv1.ControllerHeartbeat{
+			Incarnation: inc, Partitions: 1, DownTopicId: r.down.ID[:], UpWindow: 1, MaxFrame: 1,
+		}
+		foreign := [][]byte{
+			{}, // a message without fields is a readable one
+			[]byte("\xff what is this?"),
+			marshal(&logv1.ControllerHeartbeat{Boot: 7, Process: "half a heartbeat"}),
+			marshal(ahead), // its place is not written yet
+		}
+		for _, value := range foreign {
+			r.written(func(done func(int64, error)) { r.producer.Send(r.names.Meta, 0, []byte(heartbeatKey), value, done) })
+		}
+		for range 10 {
+			r.written(func(done func(int64, error)) {
+				r.producer.Send(r.client.GatewaysTopic(), 0, []byte("gw"), []byte("\xff garbage"), done)
+			})
+		}
+		r.peer(c).open(r.gateway("gw", 1), nil)
+		r.accept(c)
+		time.Sleep(time.Second)
+		if err := c.Err(); err != nil {
+			r.Errorf("ended: %v", err)
+		}
+		if st := c.Stats(); st.Unreadable != 14 {
+			r.Errorf("%d unreadable records, want 14", st.Unreadable)
+		}
+		if n := strings.Count(log.String(), "unreadable"); n != 1 {
+			r.Errorf("%d lines for a burst:\n%s", n, log.String())
+		}
+	})
+}
+
+// lines is a log to look at.
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }
 
 // A process that slept through its successor's start stops when it wakes.

@@ -43,7 +43,7 @@ func newPartition(c *Controller, index int32, down queue) *partition {
 func (p *partition) take(m bridge.Message) {
 	rec, err := envelope.Parse(m.Value)
 	if err != nil {
-		p.c.unreadable(p, m.Offset, err)
+		p.c.unreadable(p.c.topics.up.Name, p.index, m.Offset, err)
 		return
 	}
 	p.c.counts.records.Add(1)
@@ -78,7 +78,7 @@ func (p *partition) all() []*Session {
 func (p *partition) lease(now time.Time, offset int64, rec *envelope.Record) {
 	gateway, entries, err := envelope.ParseLease(rec.Payload)
 	if err != nil {
-		p.c.unreadable(p, offset, err)
+		p.c.unreadable(p.c.topics.up.Name, p.index, offset, err)
 		return
 	}
 	for i := range entries {
