@@ -74,6 +74,9 @@ var All = []Figure{
 	{"cpu_us_per_message.ROLE", "µs", "processor time of all processes of a role ÷ messages received both ways", false},
 	{"cpu_s.ROLE", "s", "processor time of all processes of a role", false},
 	{"gateway_rss_per_agent", "B", "memory of all gateways at the most agents, less that at the start, ÷ agents", false},
+	{"per_agent.rss.ROLE", "B", "memory of all processes of a role by which a further idle agent made them grow: between two rests, of the fewest and the most agents", false},
+	{"per_agent.heap_stack.ROLE", "B", "the same of the heap and the stacks that gateways say are in use", false},
+	{"per_agent.goroutines.ROLE", "", "the same of goroutines", false},
 	{"rss.ROLE", "B", "the most memory that all processes of a role had together", false},
 	{"kafka_read_ratio", "", "records that gateways fetched ÷ records that they delivered to agents", false},
 	{"kafka_read_bytes_ratio", "", "bytes that gateways read from Kafka ÷ bytes that agents received", false},
@@ -96,9 +99,14 @@ var OfLegacy = []string{"corrupt", "stuck_calls"}
 
 // Known reports whether name can be used in a scenario's thresholds: a figure,
 // perhaps with ".min", or "ratio.BASELINE.FIGURE". The unit of a latency may be
-// left out in a ratio, which has none: "ratio.relay.down.p50".
+// left out in a ratio, which has none: "ratio.relay.down.p50". With
+// "difference." instead the bound is of Moorage - the baseline, in the figure's unit.
 func Known(name string) bool {
 	name, _ = strings.CutSuffix(name, ".min")
+	if rest, ok := strings.CutPrefix(name, "difference."); ok {
+		baseline, figure, _ := strings.Cut(rest, ".")
+		return isWord(baseline) && Of(figure) != nil
+	}
 	if rest, ok := strings.CutPrefix(name, "ratio."); ok {
 		baseline, figure, _ := strings.Cut(rest, ".")
 		return isWord(baseline) && (Of(figure) != nil || Of(figure+"_ms") != nil)

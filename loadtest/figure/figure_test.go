@@ -17,6 +17,7 @@ func TestThresholdsCanNameFigures(t *testing.T) {
 		"agents.min", "failed_opens", "overrun", "failed_calls", "corrupt", "stuck_calls", "cpu_us_per_message.gateway", "gateway_rss_per_agent", "kafka_read_ratio",
 		"slope.rss.gateway-1", "slope.files.app.high", "slope.rss", "slope.goroutines",
 		"ratio.relay.down.p50", "ratio.relay.down.p50_ms", "ratio.nats.messages_per_s.down.min", "ratio.grpc.cpu_us_per_message.gateway",
+		"per_agent.rss.gateway", "per_agent.goroutines.connector", "difference.relay.per_agent.rss.gateway", "difference.relay.down.p50_ms.min",
 	} {
 		if !figure.Known(name) {
 			t.Errorf("%s is not known", name)
@@ -29,6 +30,7 @@ func TestThresholdsCannotNameWhatIsNotMeasured(t *testing.T) {
 		"", "min", ".min", "losst", "lost.up", "messages_per_s", "messages_per_s.sideways", "up", "up.p50", "up.p51_ms", "up.a.b.p50_ms",
 		"down..p50_ms", "silence.p99", "recovery.kill", "slope", "slope.cpu.gateway-1", "slope.rss.", "cpu_us_per_message.",
 		"ratio", "ratio.relay", "ratio..lost", "ratio.relay.losst",
+		"per_agent", "per_agent.rss", "difference", "difference.relay", "difference..lost", "difference.relay.down.p50",
 	} {
 		if figure.Known(name) {
 			t.Errorf("%q is known", name)

@@ -93,7 +93,7 @@ func judge(r *results.Results) results.Verdict {
 			miss("%s: no message was received", name(run))
 		}
 		for _, threshold := range slices.Sorted(maps.Keys(r.Scenario.Thresholds)) {
-			if !strings.HasPrefix(threshold, "ratio.") {
+			if !compares(threshold) {
 				judgeThreshold(run, threshold, r.Scenario.Thresholds[threshold], miss)
 			}
 		}
@@ -103,7 +103,10 @@ func judge(r *results.Results) results.Verdict {
 		miss("no run of moorage was measured")
 	}
 	for _, threshold := range slices.Sorted(maps.Keys(r.Scenario.Thresholds)) {
-		if strings.HasPrefix(threshold, "ratio.") {
+		switch {
+		case strings.HasPrefix(threshold, differenceOf):
+			notes = append(notes, judgeDifference(r, threshold, r.Scenario.Thresholds[threshold], miss)...)
+		case compares(threshold):
 			notes = append(notes, judgeRatio(r, threshold, r.Scenario.Thresholds[threshold], miss)...)
 		}
 	}
@@ -219,8 +222,8 @@ func isMeant(threshold, n string) bool {
 func judgeRatio(r *results.Results, threshold string, bound float64, miss func(string, ...any)) (notes []string) {
 	full, isMin := strings.CutSuffix(threshold, ".min")
 	baseline, figureName, _ := strings.Cut(strings.TrimPrefix(full, "ratio."), ".")
-	if !slices.ContainsFunc(r.Runs, func(run results.Run) bool { return run.System == baseline }) {
-		return []string{fmt.Sprintf("%s was not judged: %s was not run (--baseline %s)", full, baseline, baseline)}
+	if note := notRun(r, full, baseline); note != nil {
+		return note
 	}
 	i := slices.IndexFunc(r.Ratios, func(x results.Ratio) bool {
 		return x.Baseline == baseline && (x.Figure == figureName || x.Figure == figureName+"_ms")
@@ -236,6 +239,59 @@ func judgeRatio(r *results.Results, threshold string, bound float64, miss func(s
 		miss("%s is %.3g (median of %d), more than %.3g", full, r.Ratios[i].Median, len(r.Ratios[i].Pairs), bound)
 	}
 	return nil
+}
+
+// Thresholds that begin so compare with a baseline.
+const (
+	ratioOf      = "ratio."
+	differenceOf = "difference."
+)
+
+func compares(threshold string) bool {
+	return strings.HasPrefix(threshold, ratioOf) || strings.HasPrefix(threshold, differenceOf)
+}
+
+// notRun is the note of a threshold whose baseline was not run.
+func notRun(r *results.Results, threshold, baseline string) []string {
+	if slices.ContainsFunc(r.Runs, func(run results.Run) bool { return run.System == baseline }) {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s was not judged: %s was not run (--baseline %s)", threshold, baseline, baseline)}
+}
+
+// judgeDifference judges a bound of Moorage - a baseline, by the median of the pairs.
+func judgeDifference(r *results.Results, threshold string, bound float64, miss func(string, ...any)) (notes []string) {
+	full, isMin := strings.CutSuffix(threshold, ".min")
+	baseline, figureName, _ := strings.Cut(strings.TrimPrefix(full, differenceOf), ".")
+	if note := notRun(r, full, baseline); note != nil {
+		return note
+	}
+	pairs := differences(r, baseline, figureName)
+	word := map[bool]string{false: "more", true: "less"}[isMin]
+	switch {
+	case len(pairs) == 0 && figure.Known(full):
+		miss("%s was not measured, so its threshold was not met", full)
+	case len(pairs) == 0:
+		miss("there is no figure %s: see docs/loadtest-report.md for their names", full)
+	case !keeps(median(pairs), bound, isMin):
+		miss("%s is %s (median of %d), %s than %s", full, withUnit(figureName, median(pairs)), len(pairs), word, withUnit(figureName, bound))
+	}
+	return nil
+}
+
+// differences are a figure of Moorage - the baseline's, of each pair, sorted.
+func differences(r *results.Results, baseline, figureName string) (pairs []float64) {
+	for _, ours := range r.Runs {
+		for _, theirs := range r.Runs {
+			a, measured := ours.Figures[figureName]
+			b, compared := theirs.Figures[figureName]
+			if ours.System == product && theirs.System == baseline && ours.Pair == theirs.Pair && measured && compared {
+				pairs = append(pairs, a-b)
+			}
+		}
+	}
+	slices.Sort(pairs)
+	return pairs
 }
 
 // talks tells whether a scenario has anything to send.

@@ -136,6 +136,12 @@ func TestThresholdsOfRatios(t *testing.T) {
 		{"ratio.relay.request.p50", 1, false, "was not measured"},
 		{"ratio.relay.quickness", 1, false, "there is no figure"},
 		{"ratio.nats.down.p50", 1, true, "was not judged: nats was not run (--baseline nats)"},
+		{"difference.relay.rss.gateway", 1e9, true, "all thresholds met (1)"},
+		{"difference.relay.rss.gateway", -1e9, false, "difference.relay.rss.gateway is "},
+		{"difference.relay.rss.gateway.min", 1e9, false, "less than 954 MiB"},
+		{"difference.relay.request.p50_ms", 1, false, "was not measured"},
+		{"difference.relay.quickness", 1, false, "there is no figure"},
+		{"difference.nats.rss.gateway", 1, true, "was not judged: nats was not run (--baseline nats)"},
 	} {
 		r := made.Kind{Baselines: []string{"relay"}, Pairs: 3}.Results()
 		r.Scenario.Thresholds = map[string]float64{c.name: c.bound}
@@ -158,6 +164,52 @@ func TestOnlyALeakMissesTheThresholdOfSlopes(t *testing.T) {
 		if leak && (len(r.Verdict.Lines) != 1 || !strings.Contains(r.Verdict.Lines[0], "slope.rss.gateway-1 is ")) {
 			t.Errorf("want one line about gateway-1, got %q", r.Verdict.Lines)
 		}
+	}
+}
+
+// What an agent costs is the slope between two rests, so that what a process
+// needs anyway, what coming takes, and garbage are not in it.
+func TestWhatAFurtherAgentCosts(t *testing.T) {
+	run := results.Run{System: "moorage", Figures: map[string]float64{}}
+	gateway, broker := results.Process{Name: "gateway-1"}, results.Process{Name: "broker-1"}
+	agents, base := 0, 0
+	for second := range 400 {
+		garbage := second % 60 * 1000
+		switch {
+		case second < 10: // a ramp, then a rest of 100
+			agents, base = second*10, 5_000_000
+		case second < 150:
+			agents, base = 100, 5_000_000
+		case second < 200: // who comes takes more than who is there
+			agents, base = 100+(second-150)*18, 90_000_000
+		case second < 212: // too fresh to count
+			agents, base = 1000, 3_000_000
+		case second < 399:
+			agents, base = 1000, 5_000_000
+		default: // they leave
+			agents, base = 1000, 0
+		}
+		run.Ticks = append(run.Ticks, results.Tick{At: float64(second + 1), Agents: agents})
+		gateway.Samples = append(gateway.Samples, results.Sample{
+			At: float64(second + 1), RSS: uint64(base + agents*9000 + garbage), Goroutines: 20 + 2*agents,
+			Heap: uint64(base + agents*5000 + garbage), Stack: uint64(agents * 2000),
+		})
+		broker.Samples = append(broker.Samples, results.Sample{At: float64(second + 1), RSS: 1 << 30})
+	}
+	run.Processes = []results.Process{gateway, broker}
+	r := &results.Results{Scenario: scenario.Scenario{Length: scenario.Duration(399 * time.Second)}, Runs: []results.Run{run}}
+	report.Judge(r)
+	for name, want := range map[string]float64{
+		"per_agent.rss.gateway": 9000, "per_agent.heap_stack.gateway": 7000, "per_agent.goroutines.gateway": 2, "per_agent.rss.broker": 0,
+	} {
+		if got, ok := r.Runs[0].Figures[name]; !ok || got != want {
+			t.Errorf("%s is %v, measured %v; want %v", name, got, ok, want)
+		}
+	}
+	r.Runs[0].Figures, r.Runs[0].Ticks = map[string]float64{}, r.Runs[0].Ticks[:140]
+	report.Judge(r)
+	if got, ok := r.Runs[0].Figures["per_agent.rss.gateway"]; ok {
+		t.Errorf("of one rest there is no slope; got %v", got)
 	}
 }
 

@@ -62,7 +62,10 @@ func goalRow(r *results.Results, threshold string, bound float64) string {
 	if isMin {
 		sign = "≥ "
 	}
-	rest, isRatio := strings.CutPrefix(full, "ratio.")
+	if rest, ok := strings.CutPrefix(full, differenceOf); ok {
+		return differenceRow(r, rest, sign, bound, isMin)
+	}
+	rest, isRatio := strings.CutPrefix(full, ratioOf)
 	if !isRatio {
 		ours := valuesOf(r, product, full)
 		if len(ours) == 0 {
@@ -86,6 +89,23 @@ func goalRow(r *results.Results, threshold string, bound float64) string {
 	}
 	return fmt.Sprintf("%s | %s | %s | %.3g (%.3g–%.3g) | %d | %s | %s", x.Figure, medianAndRange(x.Figure, valuesOf(r, product, x.Figure)),
 		medianAndRange(x.Figure, valuesOf(r, baseline, x.Figure)), x.Median, x.Low, x.High, len(x.Pairs), goal, verdict)
+}
+
+// differenceRow is goalRow for a bound of Moorage - a baseline; the difference
+// stands in the column of ratios.
+func differenceRow(r *results.Results, rest, sign string, bound float64, isMin bool) string {
+	baseline, name, _ := strings.Cut(rest, ".")
+	goal := fmt.Sprintf("%s%s more than %s", sign, withUnit(name, bound), baseline)
+	pairs := differences(r, baseline, name)
+	if len(pairs) == 0 {
+		return fmt.Sprintf("%s | – | – | – | 0 | %s | not measured", name, goal)
+	}
+	verdict := met(keeps(median(pairs), bound, isMin))
+	if slices.ContainsFunc(r.Ratios, func(x results.Ratio) bool { return x.Baseline == baseline && x.Flawed != "" }) {
+		verdict = "not comparable"
+	}
+	return fmt.Sprintf("%s | %s | %s | %s more | %d | %s | %s", name, medianAndRange(name, valuesOf(r, product, name)),
+		medianAndRange(name, valuesOf(r, baseline, name)), medianAndRange(name, pairs), len(pairs), goal, verdict)
 }
 
 func keeps(v, bound float64, isMin bool) bool { return isMin && v >= bound || !isMin && v <= bound }

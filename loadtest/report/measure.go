@@ -207,6 +207,7 @@ func (m *measuring) memory() {
 		m.set("rss."+r, slices.Max(sum))
 	}
 	m.perAgent(first, sums["gateway"])
+	m.perFurtherAgent()
 }
 
 // perAgent is what the gateways grew by, by the time that the most agents were

@@ -102,7 +102,8 @@ type Sample struct {
 	RSS        uint64  `json:"rss"`
 	Files      int     `json:"files"`
 	Goroutines int     `json:"goroutines,omitempty"`
-	Heap       uint64  `json:"heap,omitempty"` // in use
+	Heap       uint64  `json:"heap,omitempty"`  // in use
+	Stack      uint64  `json:"stack,omitempty"` // of goroutines, in use
 }
 
 // A FaultMark is a fault that was done.
