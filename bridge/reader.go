@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,6 +18,9 @@ const (
 	// goneFor is how long metadata must say that a topic does not exist before
 	// that is final.
 	goneFor = 5 * time.Second
+	// alienEvery is how long no foreign record must be met before the next one
+	// is logged again.
+	alienEvery = 10 * time.Second
 )
 
 // A Reader reads partitions. It has connections of its own: to each broker
@@ -30,6 +34,9 @@ type Reader struct {
 	wake chan struct{} // holds one token when there may be homeless feeds
 
 	live, scan *fetcher
+
+	foreign atomic.Uint64 // records that are no envelopes
+	alienAt atomic.Int64  // when the last of them was met, Unix nanoseconds
 
 	mu     sync.Mutex // guards what follows; taken last of all
 	closed bool
@@ -101,13 +108,25 @@ func (r *Reader) Close() error {
 	return nil
 }
 
-// Traffic is what a reader fetched, in keys and values, since it was made.
-type Traffic struct{ Records, Bytes uint64 }
+// Traffic is what a reader fetched, in keys and values, since it was made, and
+// how many of the records that tails read as they came are no envelopes: those
+// are handed to nobody.
+type Traffic struct{ Records, Bytes, Foreign uint64 }
 
 // Fetched tells what was read as it came, and what was read again or late, by
 // scans. Records that no subscription wants count too.
 func (r *Reader) Fetched() (live, scanned Traffic) {
-	return Traffic{r.live.records.Load(), r.live.bytes.Load()}, Traffic{r.scan.records.Load(), r.scan.bytes.Load()}
+	live = Traffic{r.live.records.Load(), r.live.bytes.Load(), r.foreign.Load()}
+	return live, Traffic{Records: r.scan.records.Load(), Bytes: r.scan.bytes.Load()}
+}
+
+// alien notes a record that is no envelope. A burst of them is one line.
+func (r *Reader) alien(t Topic, partition int32, offset int64) {
+	n := r.foreign.Add(1)
+	now := time.Now().UnixNano()
+	if last := r.alienAt.Swap(now); last == 0 || now-last >= int64(alienEvery) {
+		r.c.cfg.Logger.Warn("a record that is not of Moorage; who else writes here?", "topic", t.Name, "partition", partition, "offset", offset, "so far", n)
+	}
 }
 
 // ScanWaits returns how often a partition's backlog had to wait while as many

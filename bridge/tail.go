@@ -393,6 +393,9 @@ func (t *Tail) handLocked(b *block, from int64, state subState) {
 			}
 			id, _, ok := envelope.Session(rec.Value)
 			if !ok {
+				if state == live { // a scan reads again what was counted, or what nobody followed
+					t.r.alien(t.topic, t.partition, offset)
+				}
 				continue
 			}
 			for s := t.subs[id]; s != nil; s = s.more {

@@ -1,8 +1,11 @@
 package bridge
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,6 +45,39 @@ func TestTailServesBacklogAndGoesLive(t *testing.T) {
 		live, scanned := r.Fetched()
 		if scanned.Records < 100 || live.Records+scanned.Records < 250 || live.Records < 50 || live.Bytes < live.Records || scanned.Bytes < scanned.Records {
 			t.Errorf("250 records, of them 100 in the backlog: %+v live, %+v scanned", live, scanned)
+		}
+	})
+}
+
+// What somebody else writes into a log is handed to nobody. It is counted, and
+// a burst of it is one line.
+func TestForeignRecordsAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		k := newTestKafka(t, 1, 1, func(cfg *Config) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+		p, r := k.producer(), k.reader()
+		q := p.Queue(testTopic, 0)
+		s := newSink()
+		r.Tail(k.topic, 0).Subscribe(sessionID(1), 0, s)
+		k.fill(q, 1, 1, 1)
+		s.wantSeqs(t, "before", 1, 1)
+		time.Sleep(time.Second)
+		written := make(chan error, 5)
+		for range 5 {
+			p.Send(testTopic, 0, nil, []byte("what is this?"), func(_ int64, err error) { written <- err })
+		}
+		for range 5 {
+			if err := <-written; err != nil {
+				t.Fatal(err)
+			}
+		}
+		k.fill(q, 1, 2, 1)
+		s.wantSeqs(t, "behind", 1, 2)
+		if live, _ := r.Fetched(); live.Foreign != 5 {
+			t.Errorf("%d foreign records, want 5", live.Foreign)
+		}
+		if n := strings.Count(log.String(), "not of Moorage"); n != 1 {
+			t.Errorf("%d lines for a burst:\n%s", n, log.String())
 		}
 	})
 }
