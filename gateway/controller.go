@@ -217,7 +217,7 @@ func (c *controller) heard(m bridge.Message) {
 	}
 	var beat logv1.ControllerHeartbeat
 	if err := proto.Unmarshal(m.Value, &beat); err != nil {
-		c.g.metrics.corrupt.Inc()
+		c.g.unreadable(c.topics.Meta, m.Offset, err)
 		return
 	}
 	c.mu.Lock()
@@ -228,7 +228,7 @@ func (c *controller) heard(m bridge.Message) {
 	v, ok := c.read(&beat, m.Offset)
 	if !ok {
 		c.mu.Unlock()
-		c.g.metrics.corrupt.Inc()
+		c.g.unreadable(c.topics.Meta, m.Offset, errors.New("no heartbeat of a controller side"))
 		return
 	}
 	if c.view.incarnation.NewerThan(v.incarnation) && c.view.incarnation.Topic == v.incarnation.Topic {

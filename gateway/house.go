@@ -135,3 +135,9 @@ func (b *burst) log(g *Gateway, msg string, args ...any) {
 		g.cfg.Logger.Warn(msg, args...)
 	}
 }
+
+// unreadable notes a record that is not what its topic is for.
+func (g *Gateway) unreadable(topic string, offset int64, err error) {
+	g.metrics.corrupt.Inc()
+	g.burst.log(g, "a record that cannot be read", "topic", topic, "offset", offset, "error", err)
+}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net/http/httptest"
@@ -444,22 +445,36 @@ func TestFullQueueStopsTheAgent(t *testing.T) {
 
 func TestCorruptRecordIsPassedOver(t *testing.T) {
 	story(t, func(r *rig) {
-		g := r.gateway(nil)
-		defer g.shut()
+		var log bytes.Buffer
+		g := r.gateway(func(cfg *Config) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 		a := r.agent("a1").open(g)
+		time.Sleep(time.Second)
 		broken := envelope.Append(nil, a.record(envelope.Accept, 1, "accept"))
 		broken[len(broken)-1] ^= 1
 		r.written(func(done func(int64, error)) { r.producer.Send(r.names.Down, 0, nil, broken, done) })
 		r.written(func(done func(int64, error)) { r.producer.Send(r.names.Down, 0, nil, []byte("not ours"), done) })
 		a.say(envelope.Accept, 1, "")
 		a.wantFrame("the next that is whole", envelope.Accept, "")
-		// In meta, too.
-		r.written(func(done func(int64, error)) {
-			r.producer.Send(r.names.Meta, 0, []byte("heartbeat"), []byte("\xff\xff"), done)
-		})
+		// In the topics of processes, too.
+		for _, topic := range []string{r.names.Meta, r.client.GatewaysTopic()} {
+			r.written(func(done func(int64, error)) {
+				r.producer.Send(topic, 0, []byte("heartbeat"), []byte("\xff\xff"), done)
+			})
+		}
 		r.send(r.names.Meta, "heartbeat", &logv1.ControllerHeartbeat{Partitions: 3})
 		time.Sleep(2 * time.Second)
 		r.agent("a2").open(g)
+		var m dto.Metric
+		if err := g.metrics.corrupt.Write(&m); err != nil || m.GetCounter().GetValue() != 4 {
+			t.Errorf("%v corrupt records (%v), want 4", m.GetCounter().GetValue(), err)
+		}
+		if live, _ := g.k.Fetched(); live.Foreign != 1 {
+			t.Errorf("%d foreign records, want 1", live.Foreign)
+		}
+		g.shut()
+		if n := strings.Count(log.String(), "cannot be read"); n != 1 {
+			t.Errorf("%d lines for a burst:\n%s", n, log.String())
+		}
 	})
 }
 

@@ -108,6 +108,8 @@ func newMetrics(g *Gateway) *metrics {
 		func(_, scanned bridge.Traffic) uint64 { return scanned.Records })
 	fetched("replayed_bytes_total", "Their keys and values.",
 		func(_, scanned bridge.Traffic) uint64 { return scanned.Bytes })
+	fetched("foreign_total", "Records of down logs that are not of Moorage; they are handed to nobody.",
+		func(live, _ bridge.Traffic) uint64 { return live.Foreign })
 	waits := func(name, help string, pick func(queues, scans uint64) uint64) {
 		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: "moorage", Subsystem: "gateway", Name: name, Help: help,

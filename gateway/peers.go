@@ -83,7 +83,7 @@ func (g *Gateway) heardPeer(m bridge.Message) {
 		return
 	}
 	if err := proto.Unmarshal(m.Value, &beat); err != nil {
-		g.metrics.corrupt.Inc()
+		g.unreadable(g.k.GatewaysTopic(), m.Offset, err)
 		return
 	}
 	if beat.GetController() {

@@ -160,8 +160,7 @@ func (s *stream) pass(offset int64, raw []byte) bool {
 	rec, err := envelope.Parse(raw)
 	if err != nil {
 		// Never delivered. If it was a frame, stable tells of the gap.
-		s.g.metrics.corrupt.Inc()
-		s.g.burst.log(s.g, "a record of the down log cannot be read", "session", f.id, "offset", offset, "error", err)
+		s.g.unreadable(s.p.c.topics.Down, offset, fmt.Errorf("of session %s: %w", f.id, err))
 		return true
 	}
 	d, err := s.relay.Record(time.Now(), offset, &rec)
