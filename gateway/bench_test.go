@@ -45,7 +45,7 @@ func voidStream(tb testing.TB, g *Gateway, v *void) (*stream, *nullStream) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	rpc := &nullStream{ctx: ctx}
 	s := &stream{g: g, p: c.partition(0), rpc: rpc, cancel: cancel,
-		relay: *session.NewRelay(time.Now(), &h, envelope.Position{Topic: v.down}, view.incarnation, time.Hour)}
+		relay: *session.NewRelay(time.Now(), &h, envelope.Position{Topic: v.down}, view.incarnation, g.cfg.Heartbeat)}
 	b := binding{p: s.p, view: view, incarnation: view.incarnation}
 	b.down = v.down
 	if _, err := s.attach(&h, &b); err != nil {

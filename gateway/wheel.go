@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -74,17 +75,39 @@ func (w *wheel) at(slot int, all []*stream) []*stream {
 	}
 }
 
-// turnWheel visits slot after slot.
+// bite is how many streams are visited at once. Each may wake a worker and, in
+// gRPC, a writer with a buffer of 32 KiB: as many of these as were wanted at
+// once stay in their pools.
+const bite = 16
+
+// turnWheel visits slot after slot, and a slot's streams spread over its time.
 func (g *Gateway) turnWheel() {
 	var slot int
 	var visited []*stream
-	g.every(max(g.cfg.Heartbeat/2/wheelSlots, time.Millisecond), func() {
+	turn := max(g.cfg.Heartbeat/2/wheelSlots, time.Millisecond)
+	pause := time.NewTimer(time.Hour)
+	defer pause.Stop()
+	g.every(turn, func() {
 		visited = g.wheel.at(slot, visited[:0])
 		slot = (slot + 1) % wheelSlots
-		now := time.Now()
-		for i, s := range visited {
-			s.visit(now)
-			visited[i] = nil
+		began, bites := time.Now(), (len(visited)+bite-1)/bite
+		i := 0
+		for some := range slices.Chunk(visited, bite) {
+			// Who is late already does not wait.
+			if ahead := turn*time.Duration(i)/time.Duration(bites) - time.Since(began); ahead > 0 {
+				pause.Reset(ahead)
+				select {
+				case <-pause.C:
+				case <-g.ctx.Done():
+					return
+				}
+			}
+			now := time.Now()
+			for j, s := range some {
+				s.visit(now)
+				some[j] = nil
+			}
+			i++
 		}
 	})
 }
