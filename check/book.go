@@ -18,17 +18,21 @@ import (
 //
 // Times of two processes are compared, so all of them must have the same clock.
 //
-// Bounds: a session takes some 200 bytes and its key. Its last Events are kept
-// for the first 10,000 sessions; all others share the last 65,536 events. The
+// Bounds: a session takes some 200 bytes and its key, until HandOver gives its
+// Entry away. Its last Events are kept for 10,000 sessions at a time; all others
+// share the last 65,536 events. The
 // first Anomalies of a process are kept in full, the rest is counted. Of a
 // session, the 16 latest holes may still be filled; older ones are lost for good.
 type Book struct {
 	side Side
 	cfg  Config
 
-	mu     sync.Mutex // guards the following
+	mu     sync.Mutex // guards the following; taken with a leaf's lock held
 	leaves map[string]*Leaf
-	opened []*Leaf // the same in their order; only ever appended to
+	opened []*Leaf                 // the same in their order, and some that were handed over; only ever appended to
+	over   []resting               // ended in order, oldest first; not yet looked at by HandOver
+	handed int                     // of opened
+	quiet  *hdrhistogram.Histogram // Silence of those that were handed over; nil: of none
 	seen   []Anomaly
 
 	counts [words]atomic.Uint64
@@ -92,6 +96,9 @@ func (b *Book) Account() Account {
 	}
 	for _, l := range b.all() {
 		e, holes := l.entry()
+		if e == nil {
+			continue
+		}
 		a.Sessions[l.Key] = e
 		if holes != nil {
 			b.blame(*holes)
@@ -119,9 +126,15 @@ const keptEvents = 100
 // long a message was due and nothing arrived, in microseconds.
 func (b *Book) Silence() []byte {
 	h := newHistogram()
-	for _, l := range b.all() {
+	all := b.all()
+	b.mu.Lock()
+	if b.quiet != nil {
+		h.Merge(b.quiet)
+	}
+	b.mu.Unlock()
+	for _, l := range all {
 		l.mu.Lock()
-		if l.received > 0 {
+		if l.received > 0 && !l.handed {
 			record(h, time.Duration(l.silence))
 		}
 		l.mu.Unlock()
@@ -129,7 +142,8 @@ func (b *Book) Silence() []byte {
 	return encoded(h)
 }
 
-// all returns the leaves in the order in which they were opened.
+// all returns the leaves in the order in which they were opened, and some that
+// were handed over.
 func (b *Book) all() []*Leaf {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -24,6 +24,7 @@ type Leaf struct {
 	worst    time.Duration // that a fault is to blame for
 	fault    int32         // its number, plus one; 0: none
 	gone     bool
+	handed   bool    // its entry was given away
 	ending   *ending // nil: goes on
 }
 
@@ -160,6 +161,9 @@ func (l *Leaf) Ended(reason string) {
 		return
 	}
 	l.ending = &ending{reason, now}
+	if reason == OK {
+		l.book.ended(l, now)
+	}
 }
 
 // Gone records that the application at this end died, so that it can neither
@@ -216,14 +220,15 @@ func (t *trouble) fill(seq uint64) bool {
 }
 
 // entry returns the session for an Account, and the anomaly that it is to
-// others, if messages are missing and that was not told yet.
+// others, if messages are missing and that was not told yet. nil: it was handed
+// over.
 func (l *Leaf) entry() (*Entry, *Anomaly) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	e := &Entry{Sent: l.sent, Received: l.received, Reason: l.told(), Gone: l.gone, Silence: l.silence}
-	if l.ending != nil {
-		e.Over = time.Unix(0, l.ending.at)
+	if l.handed {
+		return nil, nil
 	}
+	e := l.page()
 	t := l.bad
 	if t == nil || t.told {
 		return e, nil
@@ -243,6 +248,15 @@ func (l *Leaf) entry() (*Entry, *Anomaly) {
 		What: names[lost], Session: Session(l.Key), Side: l.book.side.String(), Seq: first,
 		Detail: fmt.Sprintf("%d missing before a message that arrived", n), Events: t.events,
 	}
+}
+
+// page is the session as an Entry. l.mu is held.
+func (l *Leaf) page() *Entry {
+	e := &Entry{Sent: l.sent, Received: l.received, Reason: l.told(), Gone: l.gone, Silence: l.silence}
+	if l.ending != nil {
+		e.Over = time.Unix(0, l.ending.at)
+	}
+	return e
 }
 
 // blame counts an anomaly, and keeps it if there is room. l.mu is held.

@@ -27,7 +27,7 @@ func (p *pass) result(finals map[*hand]worker.Final, length time.Duration) (*res
 		Figures: map[string]float64{}, Ticks: ticks, Processes: processes, Faults: p.marks, Invalid: p.limits.verdict(),
 	}
 	latency, silence, recovery := spread{}, spread{}, map[int]spread{}
-	var seen accounts
+	seen := accounts{agent: p.ledger.Rest(check.Agent), controller: p.ledger.Rest(check.Controller)}
 	var errs []error
 	for h, f := range finals {
 		for name, encoded := range f.Latency {
@@ -88,7 +88,8 @@ func (p *pass) recoveries(one *results.Run, by map[int]spread) {
 	}
 }
 
-// settle judges the accounts of both sides.
+// settle judges the accounts of both sides. What the ledger has found to fit
+// together already was in order.
 func (p *pass) settle(one *results.Run, seen accounts) {
 	r := check.Settle(seen.agent, seen.controller, p.terms())
 	maps.Copy(one.Figures, map[string]float64{
@@ -103,6 +104,9 @@ func (p *pass) settle(one *results.Run, seen accounts) {
 	one.Ended = map[string]uint64{}
 	for reason, n := range r.Ended {
 		one.Ended[reason] = uint64(n)
+	}
+	if n := p.ledger.Sessions; n > 0 {
+		one.Ended[check.OK] += uint64(n)
 	}
 }
 

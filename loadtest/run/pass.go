@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/moorage-dev/moorage/check"
 	"github.com/moorage-dev/moorage/loadtest/fault"
 	"github.com/moorage-dev/moorage/loadtest/results"
 	"github.com/moorage-dev/moorage/loadtest/scenario"
@@ -56,11 +57,12 @@ type pass struct {
 	limits    *limits
 	ticks     *spool.List[results.Tick] // nil before the start
 	marks     []results.FaultMark
-	cpu       float64   // the most cores that a worker used
-	most      int       // agents of one worker with a session, ever
-	away      string    // why somebody could not get one, last
-	awaySince time.Time // first
-	killed    time.Time // when the application was, last; zero: never
+	ledger    check.Ledger // of sessions that are over
+	cpu       float64      // the most cores that a worker used
+	most      int          // agents of one worker with a session, ever
+	away      string       // why somebody could not get one, last
+	awaySince time.Time    // first
+	killed    time.Time    // when the application was, last; zero: never
 }
 
 func newPass(cfg *Config, system string, pair int) *pass {
@@ -286,6 +288,7 @@ func (p *pass) hear(h *hand, w worker.Word) {
 		return // before the start
 	}
 	p.limits.add(h.name, *w.Tick)
+	p.ledger.Add(sideOf(h), w.Tick.Over)
 	p.cpu = max(p.cpu, w.Tick.CPU)
 	if h.role == worker.RoleAgents {
 		p.most = max(p.most, w.Tick.Agents)
@@ -293,6 +296,14 @@ func (p *pass) hear(h *hand, w worker.Word) {
 	if err := p.seconds.add(h.name, h.role == worker.RoleAgents, *w.Tick); err != nil {
 		go p.abandon(h.why(err))
 	}
+}
+
+// sideOf is the side whose sessions a worker has.
+func sideOf(h *hand) check.Side {
+	if h.role == worker.RoleAgents {
+		return check.Agent
+	}
+	return check.Controller
 }
 
 // turnedAway notes why an agent has no session.

@@ -3,6 +3,7 @@ package run_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -92,6 +93,34 @@ func TestWhatIsMissingIsLost(t *testing.T) {
 		}
 		if one := r.Runs[0]; one.Figures["lost"] != 3 || len(one.Anomalies) != 1 || one.Anomalies[0].What != "lost" {
 			t.Errorf("lost %v, anomalies %+v", one.Figures["lost"], one.Anomalies)
+		}
+	})
+}
+
+// TestSessionsAreSettledWhileItRuns: what workers have handed over by the end is
+// judged with the rest, and kept only where the two sides do not agree.
+func TestSessionsAreSettledWhileItRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := map[string]int{}
+		s := &stage{t: t}
+		s.tick = func(name string, tick *worker.Tick) {
+			n[name]++
+			e := &check.Entry{Sent: 10, Received: 10, Reason: check.OK, Over: tick.At}
+			if name == worker.RoleApp && n[name] == 4 {
+				e.Received = 8
+			}
+			tick.Over = map[string]*check.Entry{fmt.Sprintf("g/2/%d", n[name]): e}
+		}
+		r, err := run.Run(t.Context(), config(s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		one := r.Runs[0]
+		if one.Figures["lost"] != 2 || one.Figures["untold"] != 0 || len(one.Anomalies) != 1 || one.Anomalies[0].Session != "g/2/4" {
+			t.Errorf("figures %v, anomalies %+v", one.Figures, one.Anomalies)
+		}
+		if want := uint64(n[worker.RoleApp] + 1); one.Ended[check.OK] != want {
+			t.Errorf("%d sessions ended in order, want %d", one.Ended[check.OK], want)
 		}
 	})
 }

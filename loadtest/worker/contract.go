@@ -146,11 +146,14 @@ type Tick struct {
 	// full), backlog (due and not sent now) and overdue (in this second, messages
 	// that the generator itself held up for more than 10 ms).
 	Extra map[string]float64 `json:"extra,omitempty"`
+	// Over are sessions that ended in order some seconds ago. They are missing in
+	// Final's account, so that a worker does not grow with all it ever had.
+	Over map[string]*check.Entry `json:"over,omitempty"`
 }
 
 // Final is a worker's account.
 type Final struct {
-	Account   check.Account     `json:"account"`           // one entry per session it saw
+	Account   check.Account     `json:"account"`           // one entry per session it saw, those of Tick.Over left out
 	Silence   []byte            `json:"silence"`           // histogram, one entry per session
 	Recovery  map[int][]byte    `json:"recovery"`          // by fault: histograms, one entry per session that had something under way
 	Latency   map[string][]byte `json:"latency,omitempty"` // whole run, from warm-up on

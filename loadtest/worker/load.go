@@ -163,6 +163,7 @@ func (l *load) tick(t *Tick) {
 	l.each(func(talk *talk) { waiting += talk.backlogged() })
 	t.Agents += l.open()
 	t.Anomaly += l.book.Anomalies()
+	t.Over = l.book.HandOver()
 	t.Extra["overrun"] += float64(l.overrun.Load())
 	t.Extra["backlog"] += float64(waiting)
 }

@@ -440,6 +440,22 @@ func TestSessionsStayTheirTime(t *testing.T) {
 	})
 }
 
+// TestSessionsThatAreOverAreHandedOver: an account has the sessions of the last
+// seconds, and those before are in the ticks.
+func TestSessionsThatAreOverAreHandedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, &memory{}, scenario.Scenario{Length: seconds(120), Groups: []scenario.Group{{Name: "a", Agents: 10, Stay: seconds(2), Up: rate(2), Down: rate(2)}}})
+		r.run(120 * time.Second)
+		r.wantClean()
+		for _, p := range []*process{r.agents, r.app} {
+			// Ten agents have six sessions in ten seconds, and one more.
+			if all := len(p.final.Account.Sessions); all < 550 || p.kept > 80 {
+				t.Errorf("%s: %d of %d sessions are in the account", p.plan.Role, p.kept, all)
+			}
+		}
+	})
+}
+
 func TestAgentsThatAreRefusedTryAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{refuse: func(key string) error {
@@ -537,6 +553,7 @@ type process struct {
 	events    []results.Event
 	ticks     []*Tick
 	final     *Final
+	kept      int // sessions in its account, those of ticks left out
 }
 
 func newRig(t *testing.T, m *memory, s scenario.Scenario) *rig {
@@ -601,6 +618,10 @@ func (p *process) hear(w Word) {
 		p.events = append(p.events, *w.Event)
 	case w.Final != nil:
 		p.final, p.doneAt = w.Final, time.Now()
+		p.kept = len(p.final.Account.Sessions)
+		for _, tick := range p.ticks {
+			maps.Copy(p.final.Account.Sessions, tick.Over)
+		}
 		close(p.done)
 	default:
 		p.t.Errorf("it said %+v", w)
