@@ -96,6 +96,8 @@ type Client struct {
 
 	mu       sync.Mutex
 	closed   bool
+	near     string    // the gateway where sessions start; "": chance decides
+	nearAt   time.Time // and since when; for nearFor
 	sessions map[*Session]struct{}
 	running  sync.WaitGroup // sessions' goroutines
 }
@@ -240,11 +242,13 @@ const describeWait = 5 * time.Second
 // A gateway's final no, such as to a name it does not know: *RefusedError.
 func (c *Client) Describe(ctx context.Context) (Description, error) {
 	var failed []string
-	for _, gateway := range c.shuffled(c.cfg.Gateways) {
+	for _, gateway := range c.nearFirst(c.shuffled(c.cfg.Gateways)) {
 		d, err := c.describe(ctx, gateway)
 		if err == nil {
+			c.answered(gateway)
 			return d, nil
 		}
+		c.failed(gateway)
 		if final(err) {
 			return Description{}, &RefusedError{gateway, status.Code(err), statusText(err)}
 		}
@@ -274,6 +278,44 @@ func (c *Client) describe(ctx context.Context, gateway string) (Description, err
 		Known: r.GetIncarnation() != nil, Age: time.Duration(r.GetAgeMs()) * time.Millisecond, Services: r.GetServices(),
 		Jenkins: r.GetJenkins(),
 	}, nil
+}
+
+// nearFor is how long sessions start at the gateway that answered first. An
+// agent's start opens several in a few seconds, all of one partition, which
+// that gateway then follows already, over a connection that is there. After it
+// chance decides anew, or nobody would come back to a gateway that was away.
+const nearFor = 10 * time.Second
+
+// answered notes that a gateway serves this agent.
+func (c *Client) answered(gateway string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.near != gateway || time.Since(c.nearAt) >= nearFor {
+		c.near, c.nearAt = gateway, time.Now()
+	}
+}
+
+// failed notes that a gateway does not, or will not much longer.
+func (c *Client) failed(gateway string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.near == gateway {
+		c.near = ""
+	}
+}
+
+// nearFirst puts the gateway where sessions start now to the front of list, if
+// there is one, and in it.
+func (c *Client) nearFirst(list []string) []string {
+	c.mu.Lock()
+	near := c.near
+	if time.Since(c.nearAt) >= nearFor {
+		near = ""
+	}
+	c.mu.Unlock()
+	w := walk{list: list}
+	w.first(near)
+	return w.list
 }
 
 // fraction returns a random part of d: full jitter.

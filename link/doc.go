@@ -10,10 +10,11 @@
 //
 // # Which gateway, and when
 //
-// A session starts at a random gateway of its list. After a broken stream it
-// comes back to the same one first, which still has the latest frames in
-// memory; one that refused, fell silent or is draining goes to the end of the
-// list. Between attempts it waits a random time up to 50 ms, doubling to 5 s,
+// A session starts at a random gateway of its list, or at the one that the
+// client found some seconds ago: what an agent opens together goes one way,
+// and agents spread. After a broken stream it comes back to the same one
+// first, which still has the latest frames in memory; one that refused, fell
+// silent or is draining goes to the end of the list. Between attempts it waits a random time up to 50 ms, doubling to 5 s,
 // and longer at a gateway that named a time to come back. A gateway that
 // drains is left without waiting, for one that it names if it names any.
 //

@@ -98,6 +98,16 @@ func (fl *fleet) dialed(addr string) int {
 	return fl.dials[addr]
 }
 
+// used returns those of gateways to which a connection was made.
+func (fl *fleet) used(gateways []string) (used []string) {
+	for _, g := range gateways {
+		if fl.dialed(g) > 0 {
+			used = append(used, g)
+		}
+	}
+	return used
+}
+
 // blackhole makes every connection to a gateway swallow what is written.
 func (fl *fleet) blackhole(addr string) {
 	fl.mu.Lock()

@@ -725,6 +725,56 @@ func TestSessionsShareConnections(t *testing.T) {
 	}, "g1:1")
 }
 
+// An agent's start is a look-up and some sessions. They go one way, while what
+// it opens later spreads.
+func TestWhatIsOpenedTogetherGoesToOneGateway(t *testing.T) {
+	gateways := []string{"g1:1", "g2:1", "g3:1", "g4:1", "g5:1", "g6:1", "g7:1", "g8:1"}
+	inBubble(t, func(t *testing.T, fl *fleet) {
+		c := fl.client(at(gateways...))
+		defer closeClient(t, c)
+		if _, err := c.Describe(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		used := fl.used(gateways)
+		for range 10 {
+			if _, p := fl.opened(c); len(used) != 1 || p.gateway != used[0] {
+				t.Errorf("a session starts at %s, the look-up went to %v", p.gateway, used)
+			}
+		}
+	}, gateways...)
+	inBubble(t, func(t *testing.T, fl *fleet) {
+		c := fl.client(at(gateways...))
+		defer closeClient(t, c)
+		for range 20 {
+			if _, err := c.Describe(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Second)
+		}
+		if used := fl.used(gateways); len(used) == 1 {
+			t.Errorf("all of 20 look-ups in 200 s go to %s", used[0])
+		}
+	}, gateways...)
+}
+
+func TestSessionsStartNoMoreWhereOneWasDrained(t *testing.T) {
+	inBubble(t, func(t *testing.T, fl *fleet) {
+		c := fl.client(at("g1:1", "g2:1"))
+		defer closeClient(t, c)
+		_, p := fl.opened(c)
+		p.drain(&linkv1.Drain{})
+		if q := fl.attach("moves").welcome(); q.gateway == p.gateway {
+			t.Fatalf("moves to %s, which drains", q.gateway)
+		}
+		synctest.Wait()
+		for range 10 {
+			if _, q := fl.opened(c); q.gateway == p.gateway {
+				t.Errorf("a session starts at %s, which drains", q.gateway)
+			}
+		}
+	}, "g1:1", "g2:1")
+}
+
 func TestDescribe(t *testing.T) {
 	inBubble(t, func(t *testing.T, fl *fleet) {
 		c := fl.client(at("nowhere:1", "g1:1"))

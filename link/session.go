@@ -190,7 +190,7 @@ func because(gateway string, err error) string {
 // run attaches the session again and again until it has ended.
 func (s *Session) run(ctx context.Context) {
 	defer close(s.stopped)
-	w := &walk{list: s.client.rotated(s.client.cfg.Gateways)}
+	w := &walk{list: s.client.nearFirst(s.client.rotated(s.client.cfg.Gateways))}
 	wait := time.Duration(0)
 	for {
 		gateway, in := w.next(time.Now(), wait)
@@ -242,6 +242,7 @@ func (s *Session) judge(w *walk, gateway string, o outcome) (wait time.Duration)
 	switch {
 	case o.welcomed.IsZero():
 		level = slog.LevelWarn
+		c.failed(gateway)
 		w.last(gateway)
 		if hint := retryHint(o.err); hint > 0 {
 			w.leave(gateway, now.Add(hint))
@@ -262,6 +263,7 @@ func (s *Session) judge(w *walk, gateway string, o outcome) (wait time.Duration)
 			w.first(gateway)
 		} else {
 			w.last(gateway) // it welcomes and cannot serve: another may
+			c.failed(gateway)
 		}
 		w.hints = o.better
 		if hint := retryHint(o.err); hint > 0 {
@@ -270,6 +272,7 @@ func (s *Session) judge(w *walk, gateway string, o outcome) (wait time.Duration)
 		if errors.Is(o.err, errDead) {
 			c.stats.dead.Add(1)
 			w.last(gateway)
+			c.failed(gateway)
 		}
 	}
 	if o.proved(now) {

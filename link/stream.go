@@ -266,6 +266,7 @@ func (st *stream) welcome(now time.Time, m *linkv1.Welcome) error {
 		st.giveUp = nil
 	}
 	st.client.stats.attached.Add(1)
+	st.client.answered(st.name)
 	st.log.Info("link: attached", "gateway", st.name, "attempt", st.out.attempt)
 	closeOnce(st.welcomed)
 	st.kick()
@@ -295,6 +296,7 @@ func (st *stream) drained(d *linkv1.Drain) {
 		return
 	}
 	st.out.drain = d
+	st.client.failed(st.name)
 	within := time.Duration(min(d.GetAfterMs(), uint64(mostHint.Milliseconds()))) * time.Millisecond
 	st.leave = time.AfterFunc(st.client.fraction(within), func() { st.cancel(errDrained) })
 }
