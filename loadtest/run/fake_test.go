@@ -40,6 +40,8 @@ type stage struct {
 	mute string
 	// deaf is the name of one that does not know stop.
 	deaf string
+	// slow workers have something under way for ever.
+	slow bool
 	// stubborn faults are undone a minute after they should be.
 	stubborn bool
 
@@ -196,6 +198,8 @@ func (w *fakeWorker) live(in io.Reader) {
 	w.say(worker.Word{Ready: ready})
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
+	rest := time.NewTimer(time.Hour)
+	defer rest.Stop()
 	n := 0
 	for {
 		select {
@@ -210,12 +214,20 @@ func (w *fakeWorker) live(in io.Reader) {
 				time.Sleep(time.Until(o.At))
 				tick.Reset(time.Second)
 			case "stop":
-				if w.name != w.deaf {
+				switch {
+				case w.slow:
+					rest.Reset(o.Within + o.Beyond)
+					continue
+				case w.name != w.deaf:
 					w.say(worker.Word{Final: w.final()})
 				}
+				tick.Stop() // all is said
 			case "quit":
 				return
 			}
+		case <-rest.C:
+			w.say(worker.Word{Final: w.final()})
+			tick.Stop()
 		case at := <-tick.C:
 			if n++; n == 3 && w.name == w.dies {
 				w.say(worker.Word{Fail: "no strength left"})

@@ -29,6 +29,8 @@ const (
 	nobodyLimit    = 30 * time.Second // from when the first agent comes until one gets in
 	undoLimit      = time.Minute      // for faults to be undone at the end
 	accountLimit   = 30 * time.Second // for accounts, beyond the drain
+	restQuiet      = 30 * time.Second // without a message or an end, after the drain: what is left is stuck
+	restLimit      = 10 * time.Minute // for what still moves, beyond the drain
 )
 
 // A pass is one scenario on one system.
@@ -53,6 +55,8 @@ type pass struct {
 	hands     []*hand    // workers, dead ones left out
 	frozen    map[string]int
 	heard     map[string]time.Time
+	moved     time.Time // when a worker last told of a message or of another number of sessions
+	present   map[string]int
 	seconds   *seconds
 	limits    *limits
 	ticks     *spool.List[results.Tick] // nil before the start
@@ -70,6 +74,7 @@ func newPass(cfg *Config, system string, pair int) *pass {
 	return &pass{
 		Config: cfg, system: system, pair: pair, label: label, name: fresh(cfg.Scenario.Name, system, pair),
 		log: cfg.Log.With("run", label), gone: make(chan struct{}), frozen: map[string]int{}, heard: map[string]time.Time{},
+		present: map[string]int{},
 	}
 }
 
@@ -287,6 +292,9 @@ func (p *pass) hear(h *hand, w worker.Word) {
 	if p.seconds == nil {
 		return // before the start
 	}
+	if t := w.Tick; t.Sent != [2]uint64{} || t.Received != [2]uint64{} || t.Agents != p.present[h.name] {
+		p.moved, p.present[h.name] = time.Now(), t.Agents
+	}
 	p.limits.add(h.name, *w.Tick)
 	p.ledger.Add(sideOf(h), w.Tick.Over)
 	p.cpu = max(p.cpu, w.Tick.CPU)
@@ -407,7 +415,10 @@ func (p *pass) measure(ctx context.Context) (*results.Run, error) {
 	case <-faults:
 	case <-p.life.Done(): // a site that is closed is mended no more
 	}
-	finals, err := p.gather(ctx, drain)
+	finals, err := p.gather(ctx, drain, interrupted == nil)
+	if interrupted == nil && ctx.Err() != nil {
+		interrupted = ErrInterrupted // what was under way had no time
+	}
 	if hurried := context.Cause(p.life); hurried != nil {
 		return nil, hurried
 	}
@@ -485,18 +496,23 @@ func (p *pass) publish(all bool) {
 	}
 }
 
-// gather stops all workers and collects their accounts. The second ctx ended
-// with is not looked at here: drain is short then.
-func (p *pass) gather(ctx context.Context, drain time.Duration) (map[*hand]worker.Final, error) {
-	p.sayAll("", worker.Order{Do: "stop", Within: drain})
-	limit, cancel := context.WithTimeout(p.life, drain+accountLimit)
+// gather stops all workers and collects their accounts. Of a run that went well
+// what is under way has longer than the drain, if it needs it: see rest. Of one
+// that was interrupted or lost a worker it has the drain, which is short then.
+func (p *pass) gather(ctx context.Context, drain time.Duration, well bool) (map[*hand]worker.Final, error) {
+	beyond := time.Duration(0)
+	if well {
+		beyond = restLimit
+	}
+	p.sayAll("", worker.Order{Do: "stop", Within: drain, Beyond: beyond})
+	limit, cancel := context.WithTimeout(p.life, drain+beyond+accountLimit)
 	defer cancel()
-	if ctx.Err() == nil {
-		// Interrupted while it drains: so much shorter.
-		stop := context.AfterFunc(ctx, func() {
-			p.sayAll("", worker.Order{Do: "stop", Within: interruptDrain})
-		})
-		defer stop()
+	if well {
+		var resting sync.WaitGroup
+		defer resting.Wait()
+		gathered := make(chan struct{})
+		defer close(gathered)
+		resting.Go(func() { p.rest(ctx, gathered, drain, cancel) })
 	}
 	finals := map[*hand]worker.Final{}
 	var mu sync.Mutex
@@ -512,8 +528,53 @@ func (p *pass) gather(ctx context.Context, drain time.Duration) (map[*hand]worke
 				return
 			}
 			finals[h] = f
+			p.mu.Lock()
+			delete(p.heard, h.name) // it has no more to say
+			p.mu.Unlock()
 		})
 	}
 	wg.Wait()
 	return finals, errors.Join(errs...)
+}
+
+// rest looks on while what is under way drains. What needs longer than the
+// drain is slow, not stuck, as long as messages still arrive somewhere: a
+// machine that is busy with other things, or a long queue, breaks no promise.
+// When nothing has moved for restQuiet, or after restLimit, workers are told to
+// wait no longer. An interruption, or a worker that is lost, leaves little time.
+func (p *pass) rest(ctx context.Context, gathered <-chan struct{}, drain time.Duration, giveUp func()) {
+	timer := time.NewTimer(drain)
+	defer timer.Stop()
+	last := time.Now().Add(drain + restLimit)
+	said := false
+	for {
+		hurry := interruptDrain
+		select {
+		case <-gathered:
+			return
+		case <-timer.C:
+			p.mu.Lock()
+			quiet := min(time.Until(p.moved.Add(restQuiet)), time.Until(last))
+			p.mu.Unlock()
+			if quiet > 0 {
+				if !said {
+					said = true
+					p.tell("slow", "", fmt.Sprintf("the drain of %v is over, and messages still arrive: they are waited for", drain))
+				}
+				timer.Reset(quiet)
+				continue
+			}
+			hurry = time.Millisecond
+		case <-ctx.Done():
+		case <-p.gone:
+		}
+		p.sayAll("", worker.Order{Do: "stop", Within: hurry})
+		timer.Reset(hurry + accountLimit)
+		select {
+		case <-gathered:
+		case <-timer.C:
+			giveUp()
+		}
+		return
+	}
 }

@@ -107,10 +107,8 @@ func (f *fleet) order(o Order) {
 	}
 }
 
-// drain ends the schedule and waits for what is under way, for so long at most.
-func (f *fleet) drain(ctx context.Context, limit time.Duration) {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, errStopped)
-	defer cancel()
+// drain ends the schedule and waits for what is under way, until ctx ends at most.
+func (f *fleet) drain(ctx context.Context, _ time.Duration) {
 	f.stop(errStopped)
 	f.each((*talk).finish)
 	done := make(chan struct{})

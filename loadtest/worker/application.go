@@ -101,19 +101,17 @@ func (a *application) underWay(dead bool) (yes bool) {
 }
 
 // drain ends the schedule and waits until every session is over, and none has
-// come for a while, or the limit has passed. Sessions of dead agents are waited
-// for where the grace is shorter than the limit: it stands still while Kafka is
+// come for a while, or ctx ends. Sessions of dead agents are waited for where
+// the grace is shorter than the time that is given: it stands still while Kafka is
 // away, so nothing else tells whether their end is only late.
-func (a *application) drain(ctx context.Context, limit time.Duration) {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, errStopped)
-	defer cancel()
+func (a *application) drain(ctx context.Context, within time.Duration) {
 	a.mu.Lock()
 	a.stopping = true
 	a.last = time.Now()
 	a.mu.Unlock()
 	a.each((*talk).finish)
 	grace := time.Duration(a.plan.Scenario.Local.Grace)
-	dead := grace > 0 && grace < limit
+	dead := grace > 0 && grace < within
 	for {
 		a.mu.Lock()
 		quiet := a.last.Add(acceptQuiet)

@@ -109,8 +109,13 @@ type Order struct {
 	// restart (the agent dies without a word and comes back as new) concern.
 	Share float64 `json:"share,omitempty"`
 	// Within is how long after stop what is under way may take before the
-	// account is given anyway. 0: the scenario's Drain.
+	// account is given anyway. 0: the scenario's Drain. A later stop sets another
+	// limit, from then on.
 	Within time.Duration `json:"within,omitempty"`
+	// Beyond is how much longer it may take, for somebody who looks on and says
+	// stop again when nothing moves any more. What only waits for a grace to be
+	// over is not waited for beyond Within.
+	Beyond time.Duration `json:"beyond,omitempty"`
 }
 
 // A Word is a line that a worker says. One field is set.

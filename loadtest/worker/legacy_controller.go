@@ -260,10 +260,8 @@ func (l *legacyLane) call(call legacyCall, scheduled time.Time) {
 func (c *legacyController) order(Order) {}
 
 // drain ends the load and waits for the answers to what is under way.
-func (c *legacyController) drain(ctx context.Context, limit time.Duration) {
+func (c *legacyController) drain(ctx context.Context, _ time.Duration) {
 	c.end()
-	stuck := time.AfterFunc(limit, func() { c.abort(errLegacyStuck) })
-	defer stuck.Stop()
 	drained := make(chan struct{})
 	go func() {
 		c.wg.Wait()
@@ -272,7 +270,11 @@ func (c *legacyController) drain(ctx context.Context, limit time.Duration) {
 	select {
 	case <-drained:
 	case <-ctx.Done():
-		c.abort(context.Cause(ctx))
+		why := context.Cause(ctx)
+		if errors.Is(why, errStopped) {
+			why = errLegacyStuck
+		}
+		c.abort(why)
 		<-drained
 	}
 }

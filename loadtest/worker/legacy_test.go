@@ -136,7 +136,9 @@ func TestLegacyCallWithoutAnAnswer(t *testing.T) {
 	})
 	l.start()
 	l.until("a call has vanished", swallowed.Load)
-	l.controller.drain(t.Context(), 10*time.Millisecond)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 10*time.Millisecond, errStopped)
+	defer cancel()
+	l.controller.drain(ctx, 10*time.Millisecond)
 	l.wantAnomalies("stuck")
 }
 

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,9 +42,11 @@ func Main(ctx context.Context, in io.Reader, out io.Writer, transports map[strin
 type part interface {
 	run(ctx context.Context, start time.Time) error // makes the load until ctx ends
 	order(o Order)
-	drain(ctx context.Context, limit time.Duration) // ends the load, and waits so long for what is under way
-	tick(t *Tick)                                   // adds what was since the call before
-	final(f *Final)                                 // adds the whole
+	// drain ends the load, and waits for what is under way until ctx ends, which
+	// it does with errStopped. within is how long it may take while all goes well.
+	drain(ctx context.Context, within time.Duration)
+	tick(t *Tick)   // adds what was since the call before
+	final(f *Final) // adds the whole
 }
 
 // A worker is one process of the load.
@@ -136,7 +139,7 @@ func (w *worker) serve(ctx context.Context, cancel context.CancelCauseFunc, orde
 		failed  = make(chan error, len(w.parts))
 		drained = make(chan struct{})
 		ticks   <-chan time.Time
-		stopped bool
+		rest    *rest // nil: no stop yet
 		ticking ticking
 	)
 	for {
@@ -160,10 +163,13 @@ func (w *worker) serve(ctx context.Context, cancel context.CancelCauseFunc, orde
 			case w.start.IsZero():
 				return fmt.Errorf("worker: order %q before the start", o.Do)
 			case o.Do == "stop":
-				if !stopped {
-					stopped = true
-					running.Go(func() { w.drain(ctx, o.Within); close(drained) })
+				within := w.within(o)
+				if rest != nil {
+					rest.limit(within + o.Beyond)
+					continue
 				}
+				rest = newRest(ctx, within+o.Beyond)
+				running.Go(func() { w.drain(rest, within); close(drained) })
 			default:
 				for _, p := range w.parts {
 					p.order(o)
@@ -264,17 +270,41 @@ func (w *worker) event(kind, who, text string) {
 	w.say.event(results.Event{At: time.Since(w.start).Seconds(), Kind: kind, Who: who, Text: text})
 }
 
+// within is how long a stop lets what is under way take.
+func (w *worker) within(o Order) time.Duration {
+	return cmp.Or(o.Within, time.Duration(w.plan.Scenario.Drain), time.Minute)
+}
+
+// A rest is the time in which what is under way may still come. Its ctx ends
+// with errStopped when that is over.
+type rest struct {
+	ctx   context.Context
+	stop  context.CancelCauseFunc
+	timer *time.Timer
+}
+
+func newRest(ctx context.Context, limit time.Duration) *rest {
+	r := &rest{}
+	r.ctx, r.stop = context.WithCancelCause(ctx)
+	r.timer = time.AfterFunc(limit, func() { r.stop(errStopped) })
+	return r
+}
+
+// limit sets how much longer it may take, from now on.
+func (r *rest) limit(d time.Duration) { r.timer.Reset(d) }
+
+// end is called when nothing is waited for any more.
+func (r *rest) end() {
+	r.timer.Stop()
+	r.stop(nil)
+}
+
 // drain ends the load and waits for what is under way.
-func (w *worker) drain(ctx context.Context, within time.Duration) {
-	if within == 0 {
-		within = time.Duration(w.plan.Scenario.Drain)
-	}
-	if within == 0 {
-		within = time.Minute
-	}
+func (w *worker) drain(r *rest, within time.Duration) {
+	defer r.end()
 	var wg sync.WaitGroup
 	for _, p := range w.parts {
-		wg.Go(func() { p.drain(ctx, within) })
+		wg.Go(func() { p.drain(r.ctx, within) })
 	}
 	wg.Wait()
 }

@@ -275,6 +275,46 @@ func TestStuckSessionEndsTheDrainAtItsLimit(t *testing.T) {
 	})
 }
 
+// Ctrl-C while it drains: whoever interrupts does not wait for the whole drain.
+func TestALaterStopShortensTheDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{}
+		r := newRig(t, m, scenario.Scenario{Length: seconds(5), Drain: seconds(300), Groups: []scenario.Group{{Name: "a", Agents: 2, Up: rate(5)}}})
+		r.start()
+		time.Sleep(4 * time.Second)
+		m.stall(true)
+		time.AfterFunc(11*time.Second, func() {
+			r.each(func(p *process) { p.order(Order{Do: "stop", Within: 8 * time.Second}) })
+		})
+		r.finish(5 * time.Second)
+		if took := r.agents.doneAt.Sub(r.at); took != 23*time.Second {
+			t.Errorf("the account came after %v; want 15 s until the interruption, and 8 s", took)
+		}
+		if report := r.settle(); report.Stuck == 0 || report.Lost > 0 {
+			t.Errorf("%+v; want messages that are stuck", report)
+		}
+	})
+}
+
+// What is allowed beyond the drain is for what still moves; whose end takes a
+// grace is not waited for any longer.
+func TestTheDrainGoesOnAsLongAsItIsToldTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{}
+		r := newRig(t, m, scenario.Scenario{Length: seconds(5), Drain: seconds(20), Groups: []scenario.Group{{Name: "a", Agents: 2, Up: rate(5)}}})
+		r.beyond = 10 * time.Minute
+		r.start()
+		time.Sleep(4 * time.Second)
+		m.stall(true)
+		time.AfterFunc(60*time.Second, func() { m.stall(false) })
+		r.finish(5 * time.Second)
+		if took := r.agents.doneAt.Sub(r.at); took < 64*time.Second || took > 65*time.Second {
+			t.Errorf("the account came after %v; want that of the last message", took)
+		}
+		r.wantClean()
+	})
+}
+
 func TestSessionsThatEndAreNamedAndOpenedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{}
@@ -536,7 +576,8 @@ func TestBadPlansAreOneLine(t *testing.T) {
 // A rig is the two sides of a run, and its coordinator.
 type rig struct {
 	t           *testing.T
-	at          time.Time // the start
+	at          time.Time     // the start
+	beyond      time.Duration // the drain
 	agents, app *process
 }
 
@@ -680,7 +721,7 @@ func (r *rig) start() {
 func (r *rig) finish(after time.Duration) {
 	time.Sleep(time.Until(r.at.Add(after)))
 	r.each(func(p *process) {
-		p.order(Order{Do: "stop"})
+		p.order(Order{Do: "stop", Beyond: r.beyond})
 		<-p.done
 	})
 	r.each(func(p *process) {
