@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"net/http"
 	"sync"
 	"time"
@@ -36,12 +37,14 @@ type loadtestRelayCmd struct {
 	Admin       listenAddress `default:"127.0.0.1:0" help:"Where /metrics is served."`
 	Kafka       []address     `required:"" placeholder:"HOST:PORT" help:"Brokers."`
 	TopicPrefix string        `default:"relay." help:"What the names of its topics begin with."`
+	TLSCert     string        `name:"tls-cert" placeholder:"FILE" help:"Its certificate; without it agents speak in clear."`
+	TLSKey      string        `name:"tls-key" placeholder:"FILE" help:"The key of --tls-cert."`
 }
 
 // Help says who starts it.
 func (*loadtestRelayCmd) Help() string {
 	return `
-Started by a load test: the gateway of relay, the program that moorage is compared with. It has no promises and no security.
+Started by a load test: the gateway of relay, the program that moorage is compared with. It has no promises, and does not ask who comes.
 
 Examples:
 
@@ -54,6 +57,14 @@ func (c *loadtestRelayCmd) Run(ctx context.Context, _ *process) error {
 	if err := (baseline.Topics{Brokers: texts(c.Kafka), Prefix: c.TopicPrefix}).Create(ctx); err != nil {
 		return err
 	}
+	var certificate *tls.Certificate
+	if c.TLSCert != "" {
+		pair, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+		if err != nil {
+			return usagef("--tls-cert: %w", err)
+		}
+		certificate = &pair
+	}
 	admin, err := listen("--admin", c.Admin)
 	if err != nil {
 		return err
@@ -63,7 +74,7 @@ func (c *loadtestRelayCmd) Run(ctx context.Context, _ *process) error {
 	defer wg.Wait()
 	defer metrics.Close()
 	wg.Go(func() { _ = metrics.Serve(admin) }) // ends by Close; without it only figures are missing
-	err = baseline.Serve(ctx, string(c.Listen), texts(c.Kafka), c.TopicPrefix)
+	err = baseline.Serve(ctx, string(c.Listen), certificate, texts(c.Kafka), c.TopicPrefix)
 	if ctx.Err() != nil {
 		return nil
 	}

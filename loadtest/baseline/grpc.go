@@ -341,8 +341,14 @@ type connection struct {
 func connect(ctx context.Context, d *dialer) (*connection, error) {
 	c := &connection{}
 	c.ctx, c.stop = context.WithCancel(context.WithoutCancel(ctx))
-	conn, err := grpc.NewClient("passthrough:///baseline",
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+	creds, name := d.creds, "baseline"
+	if creds == nil {
+		creds = insecure.NewCredentials()
+	} else {
+		name = d.to[0] // a certificate is for all gateways
+	}
+	conn, err := grpc.NewClient("passthrough:///"+name,
+		grpc.WithTransportCredentials(creds),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			raw, err := d.dial(ctx)
 			if err != nil {

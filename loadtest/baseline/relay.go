@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,6 +17,7 @@ import (
 	"github.com/IBM/sarama"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/moorage-dev/moorage/loadtest/baseline/flow"
@@ -24,14 +26,19 @@ import (
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 )
 
-// Serve is relay's gateway process, for agents at the address listen. The
-// application makes the topics; agents are sent away until they are there.
-func Serve(ctx context.Context, listen string, kafka []string, prefix string) error {
+// Serve is relay's gateway process, for agents at the address listen, with a
+// certificate over TLS. The application makes the topics; agents are sent away
+// until they are there.
+func Serve(ctx context.Context, listen string, certificate *tls.Certificate, kafka []string, prefix string) error {
+	options := serverOptions()
+	if certificate != nil {
+		options = append(options, grpc.Creds(credentials.NewServerTLSFromCert(certificate)))
+	}
 	lis, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
 	if err != nil {
 		return fmt.Errorf("baseline: relay: %w", err)
 	}
-	return RunGateway(ctx, GatewayConfig{Topics: Topics{Brokers: kafka, Prefix: prefix}, Listen: lis, Options: serverOptions()})
+	return RunGateway(ctx, GatewayConfig{Topics: Topics{Brokers: kafka, Prefix: prefix}, Listen: lis, Options: options})
 }
 
 type relayTransport struct{}
@@ -41,9 +48,24 @@ func (relayTransport) Agents(_ context.Context, p *worker.Plan) (worker.Agents, 
 	if err != nil {
 		return nil, err
 	}
+	if d.creds, err = authority(p); err != nil {
+		return nil, err
+	}
 	a := &relayAgents{dialer: d, limit: openLimit(p), controller: p.Controller, stop: make(chan struct{})}
 	a.wg.Go(a.beat)
 	return a, nil
+}
+
+// authority is what gateways must prove themselves by; nil: nothing is asked.
+func authority(p *worker.Plan) (credentials.TransportCredentials, error) {
+	if p.CAFile == "" {
+		return nil, nil
+	}
+	creds, err := credentials.NewClientTLSFromFile(p.CAFile, "")
+	if err != nil {
+		return nil, fmt.Errorf("baseline: relay: the gateways' CA: %w", err)
+	}
+	return creds, nil
 }
 
 type relayAgents struct {

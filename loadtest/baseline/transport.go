@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/credentials"
+
 	"github.com/moorage-dev/moorage/loadtest/worker"
 )
 
@@ -52,6 +54,7 @@ var errClosed = errors.New("baseline: closed")
 type dialer struct {
 	to, sources []string
 	dialled     atomic.Uint64
+	creds       credentials.TransportCredentials // nil: plaintext
 }
 
 // newDialer refuses what no baseline does, for a ratio to it would mislead.
@@ -59,7 +62,7 @@ func newDialer(p *worker.Plan, to ...string) (*dialer, error) {
 	if len(to) == 0 || to[0] == "" {
 		return nil, fmt.Errorf("baseline: %s: the plan has no address to dial", p.Transport)
 	}
-	if p.CAFile != "" || p.Scenario.Local.TLS {
+	if p.Transport != Relay && (p.CAFile != "" || p.Scenario.Local.TLS) {
 		return nil, fmt.Errorf("baseline: %s speaks plaintext only: leave tls out of the scenario to compare with it", p.Transport)
 	}
 	return &dialer{to: to, sources: p.Sources}, nil

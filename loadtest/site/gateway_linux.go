@@ -25,7 +25,7 @@ type gate struct {
 
 // startGateways starts all at once.
 func (s *site) startGateways(ctx context.Context) error {
-	if s.cfg.Local.TLS && s.cfg.System == Moorage {
+	if s.cfg.Local.TLS && (s.cfg.System == Moorage || s.cfg.System == Relay) {
 		if err := s.makeSecrets(); err != nil {
 			return err
 		}
@@ -85,7 +85,11 @@ func (s *site) newGate(number int) (*gate, error) {
 func (s *site) gateArgs(g *gate) []string {
 	kafka := strings.Join(s.kafka.public, ",")
 	if s.cfg.System == Relay {
-		return []string{s.cfg.Binary, RelayCommand, "--listen", g.listen, "--admin", g.admin, "--kafka", kafka, "--topic-prefix", s.cfg.Prefix + s.cfg.Run + "."}
+		args := []string{s.cfg.Binary, RelayCommand, "--listen", g.listen, "--admin", g.admin, "--kafka", kafka, "--topic-prefix", s.cfg.Prefix + s.cfg.Run + "."}
+		if s.caFile != "" {
+			args = append(args, "--tls-cert", s.secret("gateway.pem"), "--tls-key", s.secret("gateway.key"))
+		}
+		return args
 	}
 	s.mu.Lock()
 	binary := s.cfg.Binary
