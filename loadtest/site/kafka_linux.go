@@ -125,7 +125,7 @@ func (s *site) makeTopics(ctx context.Context) error {
 
 // shortRetention is the least of a run's own topics: many times what the faults
 // of a scenario with a grace of its own last.
-const shortRetention = 10 * time.Minute
+const shortRetention = 5 * time.Minute
 
 // embeddedBrokers is how many the embedded broker poses as, so that topics
 // have three replicas as in production.
@@ -187,8 +187,10 @@ func (s *site) startApache(ctx context.Context) (_ *kafka, err error) {
 	cfg := broker.ApacheConfig{
 		Nodes: nodes, FastFailover: true, Log: s.log,
 		Dir: filepath.Join(s.cfg.Dir, "kafka-"+s.cfg.Run),
-		// As a server would run it, with the optimizing compiler.
-		JVM: []string{"-XX:TieredStopAtLevel=4", "-Xmx768m"},
+		// As a server would run it, with the optimizing compiler, and with a heap
+		// that is there from the start: one that is touched bit by bit would look
+		// like a leak for half an hour.
+		JVM: []string{"-XX:TieredStopAtLevel=4", "-Xms256m", "-Xmx768m", "-XX:+AlwaysPreTouch"},
 		Properties: map[string]string{
 			"log.segment.bytes": "67108864", "log.retention.check.interval.ms": "5000", "log.segment.delete.delay.ms": "1000",
 		},
