@@ -73,6 +73,9 @@ func TestFaultsMeetTheProducer(t *testing.T) {
 	}{
 		{"a refusal is reported, and nothing is written",
 			func(e *broker.Embedded) *broker.Fault { return e.ProduceRefused(1) }, kerr.TopicAuthorizationFailed, []string{"after"}},
+		{"a refusal of some records meets those", func(e *broker.Embedded) *broker.Fault {
+			return e.ProduceRefusedOf(topic, 1, func(value []byte) bool { return string(value) == "first" })
+		}, kerr.TopicAuthorizationFailed, []string{"after"}},
 		{"a failure is retried",
 			func(e *broker.Embedded) *broker.Fault { return e.ProduceFailed(2) }, nil, []string{"first", "after"}},
 		{"what was written and not confirmed is not written twice by an idempotent producer",
@@ -102,6 +105,42 @@ func TestAWrittenButFailedRecordComesTwiceFromAProducerThatForgets(t *testing.T)
 	tb.ProduceWrittenButFailed(1)
 	tb.produce("twice")
 	tb.wantRecords("the first was written", "twice", "twice")
+}
+
+func TestARefusalOfSomeRecordsLetsOthersPass(t *testing.T) {
+	tb := newTestBroker(t, broker.EmbeddedConfig{})
+	fault := tb.ProduceRefusedOf(topic, 1, func(value []byte) bool { return string(value) == "first" })
+	tb.produce("another", "")
+	if got := fault.Hits(); got != 0 {
+		t.Errorf("fault met by %d requests, want 0", got)
+	}
+	tb.wantRecords("both", "another", "")
+}
+
+func TestALostProduceIsOne(t *testing.T) {
+	tb := newTestBroker(t, broker.EmbeddedConfig{})
+	lose := tb.ProduceLost(topic, 0)
+	lost := make(chan error, 1)
+	go func() { lost <- tb.tryProduce("lost") }()
+	lose()
+	if err := <-lost; !errors.Is(err, kerr.TopicAuthorizationFailed) {
+		t.Errorf("produce: got %v, want that it was refused", err)
+	}
+	tb.produce("behind")
+	tb.wantRecords("what came behind", "behind")
+}
+
+func TestALateRecordIsASecondOne(t *testing.T) {
+	tb := newTestBroker(t, broker.EmbeddedConfig{})
+	pick := func(value []byte) bool { return string(value) == "one" }
+	if n, err := tb.WriteAgain(t.Context(), nil, topic, 0, pick); n != 0 || err != nil {
+		t.Errorf("of an empty partition: got %d, %v; want nothing", n, err)
+	}
+	tb.produce("one", "two")
+	if n, err := tb.WriteAgain(t.Context(), nil, topic, 0, pick); n != 1 || err != nil {
+		t.Errorf("got %d, %v; want 1", n, err)
+	}
+	tb.wantRecords("behind all", "one", "two", "one")
 }
 
 func TestACutConnectionIsTriedAgain(t *testing.T) {

@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"encoding/binary"
 	"errors"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -40,6 +42,77 @@ func (e *Embedded) ProduceUnknown(topic string, partition int32) *Fault {
 	written, refused := f, f
 	written.Err, refused.Err = kerr.RequestTimedOut, kerr.TopicAuthorizationFailed
 	return e.Cluster.Fault(written, refused)
+}
+
+// ProduceLost holds back what is produced to one partition, with an error that
+// may be tried again, until lose is called. That refuses for good the one
+// request that was held back, and lets go what its producer has lined up behind.
+func (e *Embedded) ProduceLost(topic string, partition int32) (lose func()) {
+	f := kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Partitions: []int32{partition}}
+	held, refused := f, f
+	held.Err, held.Count = kerr.NotEnoughReplicas, -1
+	refused.Err, refused.Count = kerr.TopicAuthorizationFailed, 1
+	holding := e.Cluster.Fault(held)
+	return func() {
+		e.Cluster.Fault(refused) // the older one wins while it is there
+		holding.Remove()
+	}
+}
+
+// ProduceRefusedOf is ProduceRefused for requests that bring a topic a record
+// whose value pick chooses.
+func (e *Embedded) ProduceRefusedOf(topic string, times int, pick func(value []byte) bool) *Fault {
+	return e.Cluster.Fault(kfake.Fault{
+		Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Err: kerr.TopicAuthorizationFailed, Count: count(times),
+		When: func(req kmsg.Request) bool {
+			produce, ok := req.(*kmsg.ProduceRequest)
+			if !ok {
+				return false
+			}
+			for _, t := range produce.Topics {
+				for _, p := range t.Partitions {
+					if slices.ContainsFunc(values(p.Records), pick) {
+						return true
+					}
+				}
+			}
+			return false
+		},
+	})
+}
+
+// values returns the values of a batch that is not compressed; of what cannot
+// be read, none.
+func values(batch []byte) (out [][]byte) {
+	var b kmsg.RecordBatch
+	if b.ReadFrom(batch) != nil {
+		return nil
+	}
+	for rest := b.Records; ; {
+		size, n := binary.Varint(rest)
+		if n <= 0 || size < 1 || size > int64(len(rest)-n) {
+			return out
+		}
+		record := rest[n+1 : n+int(size)] // behind its attributes
+		rest = rest[n+int(size):]
+		for field := range 4 { // times, offsets, key, value
+			v, n := binary.Varint(record)
+			if n <= 0 {
+				return out
+			}
+			record = record[n:]
+			if field < 2 || v < 0 {
+				continue
+			}
+			if v > int64(len(record)) {
+				return out
+			}
+			if field == 3 {
+				out = append(out, record[:v])
+			}
+			record = record[v:]
+		}
+	}
 }
 
 // TopicStalled answers produce requests for a topic with an error that may be
