@@ -1,11 +1,14 @@
 package connector
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
+	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -54,6 +57,25 @@ func TestLookUpFollowsARestart(t *testing.T) {
 	if after.GetInstanceIdentity() != other || after.GetEpoch() == before.GetEpoch() {
 		t.Errorf("found %v, after %v", after, before)
 	}
+}
+
+// The log says why a Jenkins is away, and says it again when that changes.
+func TestLogSaysWhyJenkinsIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		n := newNeighbour(Jenkins{URL: "http://127.0.0.1:8080/"}, time.Second, slog.New(slog.NewTextHandler(&log, nil)), nil)
+		for _, why := range []string{"refused", "refused", "status 503", "status 503", "status 503"} {
+			for range 10 {
+				n.saw(nil, errors.New(why))
+				time.Sleep(lookAgain)
+			}
+		}
+		for _, why := range []string{"refused", "status 503"} {
+			if c := strings.Count(log.String(), why); c != 1 {
+				t.Errorf("%q stands there %d times:\n%s", why, c, log.String())
+			}
+		}
+	})
 }
 
 // A Hudson does not name its starts; its jar tells.

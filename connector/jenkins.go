@@ -92,6 +92,8 @@ type neighbour struct {
 	mu      sync.Mutex      // guards what follows
 	known   *linkv1.Jenkins // never changed once it is here; nil: never found
 	away    bool            // the last look failed
+	why     string          // the reason that was logged last
+	said    time.Time       // when it was
 	settled bool            // whether the agent port is reachable has been seen since known changed
 	news    chan struct{}   // closed when known changes or it is back
 }
@@ -175,11 +177,15 @@ func (n *neighbour) saw(found *linkv1.Jenkins, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
-	case err != nil && !n.away:
-		n.away = true
-		n.log.Warn("connector: Jenkins cannot be looked up; what is known of it stays published", "url", n.root.String(), "err", err)
-		return
 	case err != nil:
+		// Another reason is worth a line: a Jenkins that refused connections and
+		// now answers with an error is mended elsewhere. Some name a port that
+		// changes, so there is a bound on how often.
+		if why := err.Error(); !n.away || why != n.why && time.Since(n.said) >= lookEvery {
+			n.why, n.said = why, time.Now()
+			n.log.Warn("connector: Jenkins cannot be looked up; what is known of it stays published", "url", n.root.String(), "err", err)
+		}
+		n.away = true
 		return
 	}
 	back := n.away
