@@ -139,7 +139,7 @@ type Verdict struct {
 type Event struct {
 	At   float64 `json:"at"`   // seconds after the start
 	Run  string  `json:"run"`  // system and pair: moorage/0
-	Kind string  `json:"kind"` // start, fault, restored, anomaly, process, lost-session, error, stop, end
+	Kind string  `json:"kind"` // start, fault, restored, anomaly, process, lost-session, error, stop, slow, end
 	Who  string  `json:"who,omitempty"`
 	Text string  `json:"text,omitempty"`
 }
