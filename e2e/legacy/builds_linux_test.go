@@ -18,8 +18,8 @@ const (
 	buildLimit = 8 * time.Minute
 
 	// failLimit bounds how long a controller may believe in an agent that is
-	// gone: two seconds, and what a busy machine adds to them.
-	failLimit = 5 * time.Second
+	// gone, up to the time of the build's log.
+	failLimit = 2 * time.Second
 )
 
 // Real controllers and their real agents build, calm and under faults. What
@@ -170,7 +170,7 @@ func (c *hudson) fails(t *testing.T, a *agent, fault func()) {
 	if result := b.result(t, time.Minute); result != "FAILURE" {
 		t.Errorf("the build ended %s, want FAILURE", result)
 	}
-	after := time.Since(begin)
+	after := b.lost(t).Sub(begin)
 	if after > failLimit {
 		t.Errorf("the build failed after %v, want %v", after, failLimit)
 	}

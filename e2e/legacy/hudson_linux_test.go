@@ -287,6 +287,26 @@ func (b *build) result(t *testing.T, within time.Duration) string {
 	return state.Result
 }
 
+// lost is when the controller wrote into the build's log that the agent was
+// gone, which is the last that it writes there. A page that says so may take
+// seconds to make on a busy machine, and is asked for now and then; the file's
+// time is the kernel's.
+func (b *build) lost(t *testing.T) (at time.Time) {
+	t.Helper()
+	log := filepath.Join(b.c.home, "jobs", b.node, "builds", fmt.Sprint(b.n), "log")
+	rig.Eventually(t, "the log of "+b.node+"'s build tells of the loss", time.Minute, func() bool {
+		text, err := os.ReadFile(log)
+		if err != nil || !bytes.Contains(text, []byte("hudson.remoting.Channel$ReaderThread.run(")) {
+			return false
+		}
+		info, err := os.Stat(log)
+		rig.Must(t, err)
+		at = info.ModTime()
+		return true
+	})
+	return at
+}
+
 // artifact reads a file that the build left at the controller.
 func (b *build) artifact(t *testing.T, name string) io.ReadCloser {
 	t.Helper()
