@@ -109,7 +109,7 @@ func (a *agent) once() bool {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		w.talk(id, check.Agent, &agentEnd{s, a, killed}, w.rng(uint64(a.index)<<8|uint64(a.life)|1<<40))
+		w.talk(id, check.Agent, w.spoken(&agentEnd{s, a, killed}), w.rng(uint64(a.index)<<8|uint64(a.life)|1<<40))
 	}()
 	select {
 	case <-done:
@@ -199,6 +199,8 @@ func (e *agentEnd) dead() bool {
 		return false
 	}
 }
+
+func (e *agentEnd) ebbed() { e.a.note(func() { e.a.half = true }) }
 
 func (e *agentEnd) pause(ctx context.Context) {
 	e.a.mu.Lock()

@@ -8,6 +8,8 @@ import (
 
 	"github.com/moorage-dev/moorage/check"
 	"github.com/moorage-dev/moorage/controller"
+	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
+	"github.com/moorage-dev/moorage/session"
 )
 
 // A brain is one life of the controller-side process.
@@ -61,17 +63,27 @@ func (w *World) serve(b *brain) {
 		if err != nil {
 			break
 		}
+		if isByHand(s.Info().Agent) {
+			w.serving.Go(func() { w.listen(s) })
+			continue
+		}
 		w.users.Go(func() {
 			id := s.Info().ID
 			w.mu.Lock()
+			again := w.known[check.Session(id.String())]
 			w.known[check.Session(id.String())] = true
 			w.mu.Unlock()
+			if again {
+				w.complain("session %v was opened a second time", id)
+				s.CloseWithReason(session.Ending{Reason: linkv1.Reason_REASON_REFUSED})
+				return
+			}
 			rng := w.rng(hash(id))
 			if rng.IntN(4) == 0 { // some think before they answer
 				w.sleep(time.Duration(rng.IntN(200)) * time.Millisecond)
 			}
 			s.Accept()
-			w.talk(check.Session(id.String()), check.Controller, &brainEnd{s, b}, rng)
+			w.talk(check.Session(id.String()), check.Controller, w.spoken(&brainEnd{s, b}), rng)
 		})
 	}
 	if err := b.Err(); w.ctx.Err() != nil || err == nil || errors.Is(err, controller.ErrSuperseded) {
@@ -79,6 +91,16 @@ func (w *World) serve(b *brain) {
 	}
 	w.cfg.Log.Info("controller stopped", "err", b.Err())
 	w.insist(b.host, w.startController)
+}
+
+// listen is the application of an agent by hand: it says nothing.
+func (w *World) listen(s *controller.Session) {
+	s.Accept()
+	for {
+		if _, err := s.Receive(w.ctx); err != nil {
+			return
+		}
+	}
 }
 
 // A brainEnd is the controller's end of a session.
@@ -95,6 +117,9 @@ func (e *brainEnd) dead() bool {
 		return false
 	}
 }
+
+func (*brainEnd) pause(context.Context) {}
+func (*brainEnd) ebbed()                {}
 
 // replaceController kills the controller-side process and starts another.
 func (w *World) replaceController(f Fault) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,6 +24,8 @@ type Config struct {
 	Out      io.Writer // lines for a human
 	Terminal bool      // Out is a terminal: one line, drawn again and again
 	World    WorldConfig
+
+	provoke seeded.Bug // the faults and the world are for this one, on or not; "": Break
 }
 
 // A Result is what a demonstration showed.
@@ -51,15 +54,27 @@ const settle = 90 * time.Second
 // out; whether promises were kept, the Result says.
 func Run(ctx context.Context, cfg Config) (Result, error) {
 	cfg.defaults()
+	kinds := Everyday
 	if cfg.Break != "" {
 		if err := seeded.Set(cfg.Break); err != nil {
 			return Result{}, err
 		}
 		defer seeded.Set("")
+		cfg.provoke = seeded.Bug(cfg.Break)
+	}
+	if cfg.provoke != "" {
+		if err := CanShow(string(cfg.provoke)); err != nil {
+			return Result{}, fmt.Errorf("demo: %s: %w", cfg.provoke, err)
+		}
+		p := provocations[cfg.provoke]
+		kinds = p.faults
+		if p.world != nil {
+			p.world(&cfg.World)
+		}
 	}
 	r := Result{
 		Seed: cfg.Seed, Agents: cfg.Agents, Gateways: cfg.Gateways, Duration: cfg.Duration, Break: cfg.Break,
-		Schedule: Schedule(cfg.Seed, Everyday, cfg.Faults, cfg.Agents, cfg.Gateways, cfg.Duration),
+		Schedule: Schedule(cfg.Seed, kinds, cfg.Faults, cfg.Agents, cfg.Gateways, cfg.Duration),
 	}
 	fmt.Fprintf(cfg.Out, "moorage demo: the Kafka here is embedded, in memory, and gone when this ends\n")
 	fmt.Fprintf(cfg.Out, "%d agents, %d gateways, %d faults in %v, seed %d\n", cfg.Agents, cfg.Gateways, len(r.Schedule), cfg.Duration, cfg.Seed)
@@ -79,10 +94,32 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	} else {
 		d.say("traffic ends; waiting for everything under way")
 	}
-	r.Settled = w.Quiet(settle)
+	r.Settled = w.rest(settle, cfg.Break != "")
 	stop()
 	r.Report, r.Faults, r.Wrong = w.Report(true), w.Met(), w.Wrong()
 	return r, nil
+}
+
+// rest lets everybody finish, see Quiet. If somethingBreaks, it goes on only
+// until something has: what is broken may never come to rest.
+func (w *World) rest(within time.Duration, somethingBreaks bool) bool {
+	if !somethingBreaks {
+		return w.Quiet(within)
+	}
+	settled := make(chan bool, 1)
+	go func() { settled <- w.Quiet(within) }()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case ok := <-settled:
+			return ok
+		case <-tick.C:
+			if !w.Report(false).Clean() || len(w.Wrong()) > 0 {
+				return false
+			}
+		}
+	}
 }
 
 func (cfg *Config) defaults() {
@@ -140,6 +177,12 @@ func (w *World) describe(f Fault) string {
 		return fmt.Sprintf("%d requests", f.Target)
 	case ControllerDied:
 		return controllerName
+	case ProduceLost:
+		return w.agents[f.Target/2%len(w.agents)].name
+	case CloseRefused, KafkaStalled:
+		return fmt.Sprintf("for %v", f.For)
+	case TicketForged, StreamTwice, NewsRefused:
+		return "a session by hand"
 	case AgentSlow:
 		return fmt.Sprintf("%s for %v", w.agents[f.Target%len(w.agents)].name, f.For)
 	}
@@ -150,7 +193,7 @@ func (w *World) describe(f Fault) string {
 func (r Result) String() string {
 	var b strings.Builder
 	b.WriteString(r.Report.String())
-	for _, k := range All {
+	for _, k := range slices.Concat(All, Strange) {
 		if n, ok := r.Faults[k]; ok {
 			fmt.Fprintf(&b, "met %-20s %d\n", k, n)
 		}
@@ -161,11 +204,17 @@ func (r Result) String() string {
 	if r.Interrupted {
 		fmt.Fprintln(&b, "interrupted before its time was over")
 	}
-	if !r.Settled {
+	if !r.Settled && r.Break != "" && !(r.Report.Clean() && len(r.Wrong) == 0) {
+		fmt.Fprintln(&b, "not waited until everything came to rest: the verdict stands")
+	} else if !r.Settled {
 		fmt.Fprintf(&b, "not everything came to rest within %v\n", settle)
 	}
-	fmt.Fprintf(&b, "the same schedule again: moorage demo --agents %d --gateways %d --faults %d --duration %v --seed %d\n",
+	fmt.Fprintf(&b, "the same schedule again: moorage demo --agents %d --gateways %d --faults %d --duration %v --seed %d",
 		r.Agents, r.Gateways, len(r.Schedule), r.Duration, r.Seed)
+	if r.Break != "" {
+		fmt.Fprintf(&b, " --break=%s", r.Break)
+	}
+	fmt.Fprintln(&b)
 	return b.String()
 }
 

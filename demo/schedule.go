@@ -33,6 +33,24 @@ const (
 	TopicCreatedAnew FaultKind = "topic-created-again" // up or down is deleted and created under its old name
 )
 
+// The faults of Strange: too seldom for everyday, and each the only way to
+// some of the seeded bugs.
+const (
+	ProduceLost  FaultKind = "produce-lost"  // a produce is refused for good, and what stood behind it is written
+	CloseRefused FaultKind = "close-refused" // a produce that ends a session is refused
+	KafkaStalled FaultKind = "kafka-stalled" // Kafka takes nothing, until breakers open
+	AgentFrozen  FaultKind = "agent-frozen"  // an agent's machine stands still for a while
+	RecordLate   FaultKind = "record-late"   // OPENs of sessions that are over are written again, as by a thawed gateway
+	TicketForged FaultKind = "ticket-forged" // somebody resumes a session without its ticket
+	StreamTwice  FaultKind = "stream-twice"  // a session's older stream lives on while a newer one is attached
+	NewsRefused  FaultKind = "news-refused"  // a delivered count does not get into Kafka
+)
+
+// Strange lists the faults that only a demonstration of a seeded bug strikes with.
+var Strange = []FaultKind{
+	ProduceLost, CloseRefused, KafkaStalled, AgentFrozen, RecordLate, TicketForged, StreamTwice, NewsRefused,
+}
+
 // Everyday lists the faults of the demonstration.
 var Everyday = []FaultKind{GatewayKilled, LinkCut, LinkHalfOpen, ProduceDoubtful, AgentRestarted, AgentSlow}
 
@@ -107,9 +125,12 @@ func Schedule(seed uint64, kinds []FaultKind, n, agents, gateways int, d time.Du
 		case ControllerFrozen, RetentionPassed:
 			f.Target = rng.IntN(agents)
 			f.For = time.Duration(300+rng.IntN(3500)) * time.Millisecond
-		case ProduceUnknown, TopicCreatedAnew:
+		case ProduceUnknown, TopicCreatedAnew, ProduceLost:
+			f.For = time.Duration(100+rng.IntN(300)) * time.Millisecond
 			f.Target = rng.IntN(2 * agents) // even: up, odd: down
 		case PartitionsAdded:
+		case KafkaStalled: // as long as a breaker of these worlds needs to open and to be half-open
+			f.For = time.Duration(2500+rng.IntN(2000)) * time.Millisecond
 		case Superseded:
 			f.For = time.Duration(500+rng.IntN(5000)) * time.Millisecond
 		case ControllerDied:

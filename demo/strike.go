@@ -76,6 +76,8 @@ func (w *World) Strike(f Fault) {
 		w.expire(f)
 	case TopicCreatedAnew:
 		w.recreate(f)
+	default:
+		w.strange(f)
 	}
 }
 

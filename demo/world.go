@@ -38,6 +38,8 @@ type WorldConfig struct {
 	Partitions       int32         // 0: 16
 	Grace            time.Duration // 0: 15 s
 	Heartbeat        time.Duration // of streams; 0: 1 s, so that a dead one is noticed well within the grace
+	StallAfter       time.Duration // of breakers; 0: the bridge's default
+	Bytes            bool          // applications write bytes, in pieces, and no messages
 	Reasons          []string      // ends to expect beside OK
 	Log              *slog.Logger  // nil discards
 }
@@ -69,6 +71,7 @@ type World struct {
 	met        map[FaultKind]int      // how often a fault struck something
 	states     map[FaultKind]map[State]int
 	wrong      []string // what went wrong beside the sessions
+	hands      int      // names given to agents by hand
 }
 
 // A node is a place for a gateway: the processes in it come and go.
@@ -143,7 +146,7 @@ func (w *World) start() error {
 // kafka returns the settings of a process that runs on the named host.
 func (w *World) kafka(host string) bridge.Config {
 	return bridge.Config{
-		Brokers: []string{kafkaHost + ":9092"}, ClientID: host, Dial: w.net.Dialer(host),
+		Brokers: []string{kafkaHost + ":9092"}, ClientID: host, Dial: w.net.Dialer(host), StallAfter: w.cfg.StallAfter,
 		Logger: w.cfg.Log.With("process", host),
 	}
 }
@@ -286,7 +289,9 @@ type peer interface {
 	Close() error
 	Done() <-chan struct{}
 	Err() error
-	dead() bool // its process is gone, so the application hears nothing more
+	dead() bool                // its process is gone, so the application hears nothing more
+	pause(ctx context.Context) // before it reads on
+	ebbed()                    // it has read the last
 }
 
 // talk is what both applications do: send numbered messages until it is
@@ -335,14 +340,10 @@ func (w *World) send(ctx context.Context, id check.Session, side check.Side, p p
 
 func (w *World) receive(ctx context.Context, id check.Session, side check.Side, p peer) {
 	for {
-		if a, ok := p.(*agentEnd); ok {
-			a.pause(ctx)
-		}
+		p.pause(ctx)
 		m, err := p.Receive(ctx)
 		if err != nil {
-			if a, ok := p.(*agentEnd); ok {
-				a.a.note(func() { a.a.half = true })
-			}
+			p.ebbed()
 			return
 		}
 		if p.dead() {

@@ -1,0 +1,120 @@
+package demo
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/moorage-dev/moorage/seeded"
+)
+
+// A provocation is what brings a seeded bug to light in a demonstration: the
+// faults that go where it lives, in a world where they meet it.
+type provocation struct {
+	faults []FaultKind
+	world  func(*WorldConfig) // nil: as always
+	refuse string             // why no demonstration can show it; "": one does
+}
+
+// provocations has each seeded bug. What finds it in tests stands in e2e/mutants.
+var provocations = map[seeded.Bug]provocation{
+	seeded.AckBeforeKafka:    {faults: []FaultKind{GatewayKilled}, world: busy},
+	seeded.AckPastFailure:    {faults: []FaultKind{ProduceLost}, world: busy},
+	seeded.StartAfterOpen:    {faults: []FaultKind{AgentRestarted}, world: brief},
+	seeded.ReplayLiveGap:     {faults: []FaultKind{GatewayKilled, LinkCut}, world: busy},
+	seeded.ReplayOffByOne:    {faults: []FaultKind{LinkCut}, world: busy},
+	seeded.OldStreamServed:   {faults: []FaultKind{StreamTwice}},
+	seeded.HigherAccepted:    {faults: []FaultKind{ProduceLost}, world: busy},
+	seeded.DedupForgets:      {faults: []FaultKind{LinkCut}, world: busy},
+	seeded.DrainDropsTail:    {faults: []FaultKind{GatewayDrained, GatewayKilled, LinkCut}, world: busy},
+	seeded.WindowCountsItems: {faults: []FaultKind{AgentSlow}, world: narrow},
+	seeded.FinOvertakes:      {faults: []FaultKind{LinkCut}, world: bytewise},
+	seeded.DeliveredOnce:     {faults: []FaultKind{NewsRefused}},
+	seeded.HalfOpenLoses:     {faults: []FaultKind{KafkaStalled}, world: impatient},
+	seeded.EvictedNotReread:  {faults: []FaultKind{AgentFrozen}, world: cramped},
+	seeded.EndedRevived:      {faults: []FaultKind{RecordLate}, world: brief},
+	seeded.TicketUnchecked:   {faults: []FaultKind{TicketForged}},
+	seeded.OldIncarnation:    {faults: []FaultKind{ControllerDied, RecordLate}, world: mortal},
+	seeded.CloseOnce:         {faults: []FaultKind{CloseRefused}, world: brief},
+	seeded.RecutOnResume:     {faults: []FaultKind{LinkCut, GatewayKilled}, world: busy},
+	seeded.ReplyOvertakes:    {faults: []FaultKind{LinkCut}, world: bytewise},
+	seeded.HalfCommand:       {faults: []FaultKind{LinkCut}, world: busy},
+
+	// A gateway goes by the topic that the controller's heartbeats name: while they
+	// name the old one, its reader finds out; once they name the new one, a newer
+	// process beats, and the session is over for that reason.
+	seeded.ForeignPosition: {refuse: "the faults here let something else find a log that is another one before a position is judged"},
+
+	// The agents here are native ones; these live where legacy ones pass.
+	seeded.ChildOrphaned:     {refuse: "it is a shim's, and no process here has children"},
+	seeded.StaleIdentity:     {refuse: "it is a connector's, and there is no Jenkins here"},
+	seeded.EndNotCarried:     {refuse: "it is a connector's, and there is no Jenkins here"},
+	seeded.PingCrosses:       {refuse: "it is a connector's, and there is no Jenkins here"},
+	seeded.CloseNotify:       {refuse: "it is a stand-in's for Jenkins, and there is none here"},
+	seeded.EmptyFinalChunk:   {refuse: "it is a stand-in's for Jenkins, and there is none here"},
+	seeded.ProbeOpensSession: {refuse: "it is the legacy agents' door's, and there are none here"},
+	seeded.JarCacheStale:     {refuse: "it is the legacy agents' door's, and there are none here"},
+	seeded.AckPassedOn:       {refuse: "it is the legacy agents' door's, and there are none here"},
+}
+
+// busy always has something under way.
+func busy(cfg *WorldConfig) { cfg.Every = 20 * time.Millisecond }
+
+// brief has sessions that open and end all the time.
+func brief(cfg *WorldConfig) { cfg.Every, cfg.Messages = 20*time.Millisecond, 10 }
+
+// narrow has windows that a slow reader fills.
+func narrow(cfg *WorldConfig) {
+	cfg.Every, cfg.MaxSize, cfg.Window = 20*time.Millisecond, 4<<10, 16<<10
+}
+
+// cramped has gateways whose cache keeps little of each session.
+func cramped(cfg *WorldConfig) {
+	cfg.Every, cfg.MaxSize, cfg.CacheBytes = 20*time.Millisecond, 16<<10, 512<<10
+}
+
+// bytewise has applications that write bytes and leave after a few.
+func bytewise(cfg *WorldConfig) { brief(cfg); cfg.Bytes = true }
+
+// impatient has breakers that open soon.
+func impatient(cfg *WorldConfig) { cfg.Every, cfg.StallAfter = 20*time.Millisecond, time.Second }
+
+// mortal has controllers that die.
+func mortal(cfg *WorldConfig) { cfg.Reasons = []string{"CONTROLLER_GONE"} }
+
+// CanShow reports by a nil error that a demonstration can show a seeded bug.
+func CanShow(name string) error {
+	p, known := provocations[seeded.Bug(name)]
+	switch {
+	case !known:
+		return fmt.Errorf("no seeded bug %q; --break=list names them all", name)
+	case p.refuse != "":
+		return fmt.Errorf("no demonstration shows it: %s; make mutants does", p.refuse)
+	}
+	return nil
+}
+
+// Bugs lists the seeded bugs, a line each, and what a demonstration strikes
+// with to show them.
+func Bugs() string {
+	var b strings.Builder
+	for _, bug := range seeded.All {
+		p := provocations[bug]
+		how := p.refuse
+		if how == "" {
+			how = fmt.Sprint("shown by ", words(p.faults))
+		} else {
+			how = "not shown here: " + how
+		}
+		fmt.Fprintf(&b, "%-20s %s\n", bug, how)
+	}
+	return b.String()
+}
+
+func words(kinds []FaultKind) string {
+	var out []string
+	for _, k := range kinds {
+		out = append(out, string(k))
+	}
+	return strings.Join(out, ", ")
+}
