@@ -14,7 +14,7 @@ const (
 	Rolling       = "rolling"        // stop, one gateway (or broker) after the other, For between two
 	Freeze        = "freeze"         // SIGSTOP, SIGCONT after For: gateway, broker, connector, app, agents
 	Upgrade       = "upgrade"        // rolling, to the other build; again: back
-	CutAgents     = "cut-agents"     // connections of With share (1) of the agents
+	CutAgents     = "cut-agents"     // connections of With share (1) of the agents, which cannot dial again for For
 	RestartAgents = "restart-agents" // With share (0.1) of the agents die without a word and come as new
 
 	Cut       = "cut"        // every connection of a leg is closed at once

@@ -63,7 +63,7 @@ func Mortal(f scenario.Fault, g scenario.Group, graceTime time.Duration) (reason
 // as long as it lasts.
 func separates(f scenario.Fault) bool {
 	switch f.Do {
-	case Kill, Stop, Freeze, Cut, Reset, HalfOpen, BlackHole, DiskFull:
+	case Kill, Stop, Freeze, Cut, CutAgents, Reset, HalfOpen, BlackHole, DiskFull:
 		return true
 	}
 	return false

@@ -84,7 +84,7 @@ func (p *pass) do(ctx context.Context, f fault.Planned) (undo, error) {
 	ours := target == "app" || target == "agents"
 	switch {
 	case f.Do == fault.CutAgents:
-		return nil, p.askAgents("cut", f, 1)
+		return away(f), p.askAgents("cut", f, 1)
 	case f.Do == fault.RestartAgents:
 		return nil, p.askAgents("restart", f, 0.1)
 	case f.Do == fault.Kill && f.To == "app":
@@ -105,8 +105,17 @@ func (p *pass) askAgents(what string, f fault.Planned, share float64) error {
 		}
 		share = s
 	}
-	p.sayAll(worker.RoleAgents, worker.Order{Do: what, Share: share, Fault: f.Index, Name: f.Do})
+	p.sayAll(worker.RoleAgents, worker.Order{Do: what, Share: share, For: time.Duration(f.For), Fault: f.Index, Name: f.Do})
 	return nil
+}
+
+// away is the end of a cut that lasts: agents come back by themselves then, and
+// it is only told.
+func away(f fault.Planned) undo {
+	if f.For == 0 {
+		return nil
+	}
+	return func(context.Context) error { return nil }
 }
 
 // killApp is SIGKILL to the application; to undo it is to start the next one.

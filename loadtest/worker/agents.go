@@ -101,7 +101,7 @@ func (f *fleet) order(o Order) {
 	case "fault":
 		f.book.Fault(o.Fault, o.At)
 	case "cut":
-		f.cut(o.Share, f.orders)
+		f.cut(o, f.orders)
 	case "restart":
 		f.restart(o.Share, f.orders)
 	}
@@ -201,19 +201,22 @@ func (f *fleet) restart(share float64, seed uint64) {
 	}
 }
 
-// cut breaks the connections of a share of the agents.
-func (f *fleet) cut(share float64, seed uint64) {
-	if share >= 1 {
-		f.far.Cut(nil)
-		return
+// cut breaks the connections of a share of the agents, and keeps them away.
+func (f *fleet) cut(o Order, seed uint64) {
+	var which func(string) bool // nil: all
+	if o.Share < 1 {
+		keys := map[string]bool{}
+		for _, a := range f.chosen(o.Share, seed) {
+			a.mu.Lock()
+			keys[a.key] = true
+			a.mu.Unlock()
+		}
+		which = func(key string) bool { return keys[key] }
 	}
-	keys := map[string]bool{}
-	for _, a := range f.chosen(share, seed) {
-		a.mu.Lock()
-		keys[a.key] = true
-		a.mu.Unlock()
+	if far, ok := f.far.(Holder); ok && o.For > 0 {
+		far.Hold(which, time.Now().Add(o.For))
 	}
-	f.far.Cut(func(key string) bool { return keys[key] })
+	f.far.Cut(which)
 }
 
 // chosen is a share of the agents, at least one; the same seed chooses the same.

@@ -108,6 +108,9 @@ type Order struct {
 	// Share of this worker's agents that cut (breaks their connections) and
 	// restart (the agent dies without a word and comes back as new) concern.
 	Share float64 `json:"share,omitempty"`
+	// For is how long the agents that cut concerns cannot dial then, as when
+	// their network is away. 0: they may at once. Stock agents may anyway.
+	For time.Duration `json:"for,omitempty"`
 	// Within is how long after stop what is under way may take before the
 	// account is given anyway. 0: the scenario's Drain. A later stop sets another
 	// limit, from then on.
@@ -173,6 +176,13 @@ type Final struct {
 // Kill returns at once, and what waits in Send or Receive with an error. A
 // Session without it is closed instead.
 type Killer interface{ Kill() }
+
+// A Holder is Agents whose sessions that which names, nil: all, can be kept from
+// dialing until then. What they dial meanwhile waits, as for an answer that does
+// not come.
+type Holder interface {
+	Hold(which func(key string) bool, until time.Time)
+}
 
 // An Addresser is an Application that agents dial.
 type Addresser interface{ Addr() string }

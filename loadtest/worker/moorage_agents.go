@@ -14,6 +14,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/moorage-dev/moorage/link"
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
@@ -83,7 +84,8 @@ type leash struct {
 
 	mu    sync.Mutex // guards the following
 	conns map[*leashed]struct{}
-	dead  bool // nothing is dialed any more
+	dead  bool      // nothing is dialed any more
+	held  time.Time // nothing is dialed until then
 }
 
 // A leashed is a connection on a leash.
@@ -153,17 +155,30 @@ func (a *moorageAgents) drop(l *leash, kill bool) {
 
 // Cut breaks the connections of the sessions that which names.
 func (a *moorageAgents) Cut(which func(key string) bool) {
-	a.mu.Lock()
-	var cut []*leash
-	for l := range a.leashes {
-		if which == nil || which(l.key) {
-			cut = append(cut, l)
-		}
-	}
-	a.mu.Unlock()
-	for _, l := range cut {
+	for _, l := range a.named(which) {
 		l.cut()
 	}
+}
+
+// Hold keeps the sessions that which names from dialing.
+func (a *moorageAgents) Hold(which func(key string) bool, until time.Time) {
+	for _, l := range a.named(which) {
+		l.mu.Lock()
+		l.held = until
+		l.mu.Unlock()
+	}
+}
+
+// named are the leashes of the sessions that which names; nil: of all.
+func (a *moorageAgents) named(which func(key string) bool) (some []*leash) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for l := range a.leashes {
+		if which == nil || which(l.key) {
+			some = append(some, l)
+		}
+	}
+	return some
 }
 
 // Close kills what is still open.
@@ -183,6 +198,12 @@ func (a *moorageAgents) Close() error {
 }
 
 func (l *leash) dial(ctx context.Context, addr string) (net.Conn, error) {
+	l.mu.Lock()
+	held := l.held
+	l.mu.Unlock()
+	if err := sleepUntil(ctx, held); err != nil {
+		return nil, err
+	}
 	c, err := l.dialer.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
@@ -192,9 +213,9 @@ func (l *leash) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if l.dead {
 		return nil, errors.Join(net.ErrClosed, c.Close())
 	}
-	held := &leashed{c, l}
-	l.conns[held] = struct{}{}
-	return held, nil
+	kept := &leashed{c, l}
+	l.conns[kept] = struct{}{}
+	return kept, nil
 }
 
 // die is what the end of a process does to its connections.
