@@ -46,6 +46,7 @@ var All = []Figure{
 	{"silence.PERCENTILE_ms", "ms", "of each session the longest time in which something should have arrived and nothing did", false},
 	{"recovery.PERCENTILE_ms", "ms", "silence of each session because of a fault, all faults together", false},
 	{"recovery.KIND.PERCENTILE_ms", "ms", "the same of one kind of fault", false},
+	{"back_per_s", "1/s", "sessions that cut-agents held ÷ the time from when they could dial again until the last had all that waited for it; of a baseline, which has no faults: sessions ÷ the longest opening", true},
 
 	{"agents", "agents", "the most that had a session at the same time", true},
 	{"opens", "sessions", "opened", true},

@@ -213,6 +213,40 @@ func TestWhatAFurtherAgentCosts(t *testing.T) {
 	}
 }
 
+// A storm's figure is without the time in which nobody could come back.
+func TestHowFastACrowdIsBack(t *testing.T) {
+	storm := func(max float64) results.Recovery {
+		return results.Recovery{Fault: 1, Name: "cut-agents", Hist: results.Hist{Count: 2000, Max: max}}
+	}
+	for _, c := range []struct {
+		why  string
+		run  results.Run
+		want float64 // 0: it is not measured
+	}{
+		{"away for 4 s, back within one more", results.Run{
+			System: "moorage", Faults: []results.FaultMark{{Name: "kill"}, {Name: "cut-agents", For: 4}}, Recovery: []results.Recovery{storm(5000)},
+		}, 2000},
+		{"the slower of two counts", results.Run{
+			System: "moorage", Faults: []results.FaultMark{{Name: "cut-agents", For: 4}, {Name: "cut-agents", For: 4}},
+			Recovery: []results.Recovery{{Name: "cut-agents", Hist: results.Hist{Count: 2000, Max: 8000}}, storm(5000)},
+		}, 500},
+		{"some had nothing waiting for them", results.Run{
+			System: "moorage", Ticks: []results.Tick{{At: 1, Agents: 2001}}, Faults: []results.FaultMark{{}, {Name: "cut-agents", For: 4}}, Recovery: []results.Recovery{storm(5000)},
+		}, 0},
+		{"a cut that holds nobody", results.Run{
+			System: "moorage", Faults: []results.FaultMark{{}, {Name: "cut-agents"}}, Recovery: []results.Recovery{storm(5000)},
+		}, 0},
+		{"a baseline's openings", results.Run{System: "grpc", Latency: map[string]results.Hist{"connect": {Count: 2000, Max: 500}}}, 4000},
+		{"moorage's openings are none", results.Run{System: "moorage", Latency: map[string]results.Hist{"connect": {Count: 2000, Max: 500}}}, 0},
+	} {
+		r := &results.Results{Runs: []results.Run{c.run}}
+		report.Judge(r)
+		if got := r.Runs[0].Figures["back_per_s"]; got != c.want {
+			t.Errorf("%s: %v, want %v", c.why, got, c.want)
+		}
+	}
+}
+
 func TestJudgingAgainChangesNothing(t *testing.T) {
 	r := made.Kind{Faults: 3, Baselines: []string{"relay"}, Pairs: 2, Lost: 1}.Results()
 	report.Judge(r)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moorage-dev/moorage/loadtest/fault"
 	"github.com/moorage-dev/moorage/loadtest/results"
 	"github.com/moorage-dev/moorage/loadtest/scenario"
 )
@@ -23,6 +24,7 @@ func measure(run *results.Run, s *scenario.Scenario) {
 		m.from, m.to = 0, math.Inf(1) // ended before its warm-up did: all that there is
 	}
 	m.latencies()
+	m.back()
 	m.rates()
 	m.faults()
 	m.processes()
@@ -90,6 +92,33 @@ func worst(all []results.Hist) results.Hist {
 		}
 	}
 	return w
+}
+
+// back is how fast sessions return that could not dial for a while. What waited
+// for them was due when they were cut off, so their recovery has the time away in
+// it. Where some had nothing waiting it says nothing. Of a baseline it is how fast as many open: the floor under returning.
+func (m *measuring) back() {
+	if m.run.System != product {
+		if h := m.run.Latency["connect"]; h.Max > 0 {
+			m.set("back_per_s", float64(h.Count)*1000/h.Max)
+		}
+		return
+	}
+	all := 0
+	for _, t := range m.run.Ticks {
+		all = max(all, t.Agents)
+	}
+	slowest := math.Inf(1)
+	for _, r := range m.run.Recovery {
+		if r.Fault >= len(m.run.Faults) || r.Name != fault.CutAgents {
+			continue
+		}
+		away := m.run.Faults[r.Fault].For * 1000
+		if took := r.Hist.Max - away; away > 0 && took > 0 && r.Hist.Count >= uint64(all) {
+			slowest = min(slowest, float64(r.Hist.Count)*1000/took)
+		}
+	}
+	m.set("back_per_s", slowest)
 }
 
 func (m *measuring) rates() {
