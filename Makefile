@@ -64,19 +64,25 @@ explore: ## the explorer with larger bounds; takes its time
 baselines: ## the helper of loadtest's baseline nats: bin/moorage-nats
 	cd loadtest/nats && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o ../../bin/moorage-nats .
 
-# What make bench measures by moorage loadtest: COMPARED with relay.
-COMPARED := p1-commands
-ALONE := p7-kill p7-drain
+# What make bench measures: ROWS of loadtest/bench (empty: all), and by moorage
+# loadtest COMPARED with relay, STORMS beside bare grpc, and ALONE once.
+ROWS :=
+COMPARED := p1-commands p3-up-16 p3-up-1000 p4-latency p4-half p5-native p5-tls p8-tunnel-1 p8-tunnel-16
+STORMS := p6-storm p6-cold
+ALONE := p5-legacy p7-kill p7-drain p9-spread p9-affinity idle-10k
 PAIRS := 5
 
 .PHONY: bench
 bench: build ## measure, on a Kafka it starts, and write the tables of docs/performance.md; takes hours (PAIRS=1: less)
 	mkdir -p build
 	$(GO) test -run '^$$' -bench . -benchmem $(QUICK_PACKAGES) | tee build/micro.txt
-	$(GO) run ./loadtest/bench -moorage bin/moorage -pairs $(PAIRS) -out build/bench.json
-	rm -rf $(COMPARED:%=build/%) $(ALONE:%=build/%)
+	$(GO) run ./loadtest/bench -moorage bin/moorage -rows "$(ROWS)" -pairs $(PAIRS) -out build/bench.json
+	rm -rf $(COMPARED:%=build/%) $(STORMS:%=build/%) $(ALONE:%=build/%)
 	for scenario in $(COMPARED); do \
 		bin/moorage loadtest run "$$scenario" --baseline relay --pairs $(PAIRS) --out build/"$$scenario" || [ -e build/"$$scenario"/results.json ]; \
+	done
+	for scenario in $(STORMS); do \
+		bin/moorage loadtest run "$$scenario" --baseline grpc --pairs $(PAIRS) --out build/"$$scenario" || [ -e build/"$$scenario"/results.json ]; \
 	done
 	for scenario in $(ALONE); do \
 		bin/moorage loadtest run "$$scenario" --out build/"$$scenario" || [ -e build/"$$scenario"/results.json ]; \
@@ -86,7 +92,7 @@ bench: build ## measure, on a Kafka it starts, and write the tables of docs/perf
 .PHONY: bench-doc
 bench-doc: ## write the tables of docs/performance.md again, from what make bench left
 	$(GO) run ./loadtest/bench -report build/bench.json -micro build/micro.txt \
-		-scenarios "$$(echo $(COMPARED:%=build/%) $(ALONE:%=build/%) | tr ' ' ,)" -doc docs/performance.md
+		-scenarios "$$(echo $(COMPARED:%=build/%) $(STORMS:%=build/%) $(ALONE:%=build/%) | tr ' ' ,)" -doc docs/performance.md
 
 .PHONY: benchstat
 benchstat: ## compare two files of go test -bench: make benchstat OLD=a.txt NEW=b.txt
