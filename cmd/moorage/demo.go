@@ -21,7 +21,7 @@ type demoCmd struct {
 	Duration time.Duration `default:"30s" help:"How long there is new traffic."`
 	Seed     uint64        `help:"Seed of schedule and messages: the same seed, the same schedule. Default: a fresh one, printed."`
 	JSON     string        `name:"json" placeholder:"FILE" help:"Write the result as JSON to this file."`
-	Break    string        `placeholder:"NAME" help:"Switch one seeded bug on, to see the verdict fail; exit 1 in any case. Some need rarer faults than these, and only make mutants finds them. Only in builds with -tags seeded."`
+	Break    string        `placeholder:"NAME" help:"Switch one seeded bug on, and strike with the faults that bring it to light, to see the verdict fail; exit 1 in any case. list: print what there is to break. Only in builds with -tags seeded."`
 }
 
 // Help gives the examples.
@@ -32,6 +32,7 @@ Needs nothing: an embedded broker (in memory), gateways, a controller and agents
 Examples:
 
   moorage demo
+  moorage demo --break=list
   moorage demo --agents 50 --gateways 2 --faults 100 --duration 2m --seed 7 --json result.json
 `
 }
@@ -51,9 +52,20 @@ func (c *demoCmd) Run(ctx context.Context, p *process) error {
 	case c.Duration < time.Second:
 		return usagef("--duration %v: want at least 1s", c.Duration)
 	}
-	if c.Break != "" {
+	switch c.Break {
+	case "":
+	case "list":
+		_, err := fmt.Fprint(p.stdout, demo.Bugs())
+		return err
+	default:
 		if err := seeded.Set(c.Break); err != nil {
 			return usagef("--break=%s: %w", c.Break, err)
+		}
+		if err := demo.CanShow(c.Break); err != nil {
+			return usagef("--break=%s: %w", c.Break, err)
+		}
+		if c.Faults == 0 || c.Gateways < 2 {
+			return usagef("--break=%s: needs --faults 1 or more and --gateways 2 or more", c.Break)
 		}
 	}
 	var out *os.File
