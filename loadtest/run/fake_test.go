@@ -42,6 +42,8 @@ type stage struct {
 	deaf string
 	// slow workers have something under way for ever.
 	slow bool
+	// down tells that a fault's victim is down; nil: none is.
+	down func() bool
 	// stubborn faults are undone a minute after they should be.
 	stubborn bool
 
@@ -114,6 +116,9 @@ func (f *fakeSite) Extra(context.Context) map[string]float64 {
 }
 func (f *fakeSite) Can() []string { return fault.Kinds }
 func (f *fakeSite) Do(_ context.Context, fl scenario.Fault) (func(context.Context) error, error) {
+	if f.down != nil && f.down() {
+		return nil, fmt.Errorf("site: %s %w", fl.To, site.ErrDown)
+	}
 	f.note("do %s", fl.Do)
 	return func(context.Context) error {
 		if f.stubborn {

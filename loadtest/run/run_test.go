@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -324,6 +325,45 @@ func TestSlowGeneratorMakesItInvalid(t *testing.T) {
 
 // TestKilledApplicationComesBack: what only agents know then is held to what
 // they were told.
+// TestAFaultWaitsForItsVictim: a gateway may take longer to come back than the
+// plan expects, but not for ever.
+func TestAFaultWaitsForItsVictim(t *testing.T) {
+	for _, tt := range []struct {
+		desc   string
+		back   float64 // after the start
+		struck float64 // 0: it fails
+	}{
+		{"up in time", 0, 3},
+		{"back after four seconds", 7, 7},
+		{"back too late", 25, 0},
+	} {
+		t.Run(tt.desc, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begun := time.Now().Add(time.Second)
+				s := &stage{t: t, down: func() bool { return time.Since(begun).Seconds() < tt.back }}
+				cfg := config(s)
+				cfg.Scenario.Length = seconds(30)
+				cfg.Scenario.Faults = []scenario.Fault{{At: seconds(3), Do: fault.Kill, To: "gateway-1", For: seconds(1)}}
+				r, err := run.Run(t.Context(), cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				mark := r.Runs[0].Faults[0]
+				if tt.struck == 0 {
+					if !strings.Contains(mark.Error, "not back within 15s") || slices.Contains(s.noted(), "do kill") {
+						t.Errorf("%+v, %q", mark, s.noted())
+					}
+					return
+				}
+				if mark.Error != "" || mark.At < tt.struck || mark.At > tt.struck+0.2 {
+					t.Errorf("%+v, want it to strike at %v s", mark, tt.struck)
+				}
+				s.wantOrder("do kill", "undo kill")
+			})
+		})
+	}
+}
+
 func TestKilledApplicationComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stage{t: t, account: func(p worker.Plan) check.Account {

@@ -4,6 +4,7 @@ package site
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -31,6 +32,10 @@ const RelayCommand = "loadtest-relay"
 // NATSCommand is what Config.Helper is started with: nats serve --dir DIR
 // --listen HOST:PORT. It keeps its data there when it is killed.
 const NATSCommand = "serve"
+
+// ErrDown is what a fault meets that is to strike a process which an earlier one
+// has ended, and which is not back yet.
+var ErrDown = errors.New("is down already, by an earlier fault")
 
 // A Config says what to start, or what runs. Gateways and Kafka may be given
 // apart: what is missing is started.

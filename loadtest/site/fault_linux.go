@@ -210,7 +210,7 @@ func (s *site) roll(ctx context.Context, f scenario.Fault) error {
 			cancel()
 		}
 		// One that an earlier fault has down comes back by itself, as what it shall be.
-		if err != nil && !errors.Is(err, errDown) {
+		if err != nil && !errors.Is(err, ErrDown) {
 			return err
 		}
 	}

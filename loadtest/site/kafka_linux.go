@@ -248,7 +248,7 @@ func (k *kafka) end(id int, sig syscall.Signal) (again func(context.Context) err
 	k.turns[id-1].Lock()
 	defer k.turns[id-1].Unlock()
 	if k.apache.PID(id) == 0 {
-		return nil, fmt.Errorf("site: broker-%d %w", id, errDown)
+		return nil, fmt.Errorf("site: broker-%d %w", id, ErrDown)
 	}
 	if sig == syscall.SIGKILL {
 		err = k.apache.Kill(id)
@@ -273,7 +273,7 @@ func (k *kafka) freeze(id int) (thaw func(context.Context) error, err error) {
 	defer k.turns[id-1].Unlock()
 	pid := k.apache.PID(id)
 	if pid == 0 {
-		return nil, fmt.Errorf("site: broker-%d %w", id, errDown)
+		return nil, fmt.Errorf("site: broker-%d %w", id, ErrDown)
 	}
 	if err := k.apache.Pause(id); err != nil {
 		return nil, err

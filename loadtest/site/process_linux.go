@@ -15,9 +15,6 @@ import (
 	"time"
 )
 
-// errDown is what a process answers that is asked to fail again.
-var errDown = errors.New("is down already, by an earlier fault")
-
 // A child is a process that comes and goes under one name and one command
 // line. Its orders may be given concurrently: they are taken one at a time.
 type child struct {
@@ -196,12 +193,12 @@ func (p *process) signal(sig syscall.Signal) {
 // about to start is down.
 func (c *child) kill() error {
 	if !c.turn.TryLock() {
-		return fmt.Errorf("site: %s %w", c.name, errDown)
+		return fmt.Errorf("site: %s %w", c.name, ErrDown)
 	}
 	defer c.turn.Unlock()
 	p := c.running()
 	if p == nil {
-		return fmt.Errorf("site: %s %w", c.name, errDown)
+		return fmt.Errorf("site: %s %w", c.name, ErrDown)
 	}
 	p.signal(syscall.SIGKILL)
 	<-p.done
@@ -213,7 +210,7 @@ func (c *child) kill() error {
 func (c *child) term() (ended func(ctx context.Context, limit time.Duration) error, err error) {
 	p := c.running()
 	if p == nil {
-		return nil, fmt.Errorf("site: %s %w", c.name, errDown)
+		return nil, fmt.Errorf("site: %s %w", c.name, ErrDown)
 	}
 	p.signal(syscall.SIGTERM)
 	return func(ctx context.Context, limit time.Duration) error {
@@ -237,7 +234,7 @@ func (c *child) term() (ended func(ctx context.Context, limit time.Duration) err
 func (c *child) freeze() (thaw func(context.Context) error, err error) {
 	p := c.running()
 	if p == nil {
-		return nil, fmt.Errorf("site: %s %w", c.name, errDown)
+		return nil, fmt.Errorf("site: %s %w", c.name, ErrDown)
 	}
 	p.signal(syscall.SIGSTOP)
 	return func(context.Context) error {
