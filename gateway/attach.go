@@ -237,14 +237,18 @@ func (s *stream) attach(h *session.Hello, b *binding) (how string, err error) {
 		how = "open"
 	}
 	ctx := s.rpc.Context()
-	if !h.Resume() { // a resume waits: there is nowhere better
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, freshWait, errStalled)
-		defer cancel()
-	}
+	until := time.Now().Add(freshWait)
 	// An agent that comes again and again while Kafka is away leaves nothing behind.
-	if err := s.p.ready(ctx); err != nil {
-		return "", err
+	if !s.p.roomy() {
+		if err := s.room(h, until); err != nil {
+			return "", err
+		}
+	}
+	var late <-chan time.Time
+	if !h.Resume() { // a resume waits: there is nowhere better
+		t := time.NewTimer(time.Until(until))
+		defer t.Stop()
+		late = t.C
 	}
 	rec := s.relay.Attached(s.g.self)
 	persisted := make(chan error, 1)
@@ -252,6 +256,8 @@ func (s *stream) attach(h *session.Hello, b *binding) (how string, err error) {
 	s.g.put(s.p, s.relay.ID(), &rec, func(_ int64, err error) { persisted <- err })
 	select {
 	case err = <-persisted:
+	case <-late:
+		return "", errStalled
 	case <-ctx.Done():
 		return "", context.Cause(ctx)
 	}
@@ -259,6 +265,18 @@ func (s *stream) attach(h *session.Hello, b *binding) (how string, err error) {
 		return "", fmt.Errorf("%w: %w", session.ErrProduce, err)
 	}
 	return how, nil
+}
+
+// room waits until the partition can take the attach. It has a function of its
+// own, for a context that had a child keeps the map of its children.
+func (s *stream) room(h *session.Hello, until time.Time) error {
+	ctx := s.rpc.Context()
+	if !h.Resume() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, until, errStalled)
+		defer cancel()
+	}
+	return s.p.ready(ctx)
 }
 
 // greet sends Welcome and lets frames flow.

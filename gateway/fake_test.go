@@ -53,6 +53,7 @@ func (v *void) Beat(_, _ []byte, done func(int64, error))                   { do
 func (v *void) Tail(bridge.Topic, int32) tail                               { return voidTail{v} }
 func (v *void) Close() error                                                { return nil }
 func (v *void) Wait(context.Context) error                                  { return nil }
+func (v *void) Full() bool                                                  { return false }
 
 func (v *void) Follow(_ bridge.Topic, _ int32, _ int64, h func(bridge.Message), _ func(error)) follower {
 	value, _ := proto.Marshal(&logv1.ControllerHeartbeat{

@@ -28,6 +28,7 @@ type kafka interface {
 type queue interface {
 	Put(flow envelope.SessionID, r *envelope.Record, done func(offset int64, err error))
 	Wait(ctx context.Context) error
+	Full() bool
 }
 
 type tail interface {

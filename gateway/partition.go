@@ -175,6 +175,9 @@ func (p *partition) setOpen(open bool) {
 	p.c.g.cfg.Logger.Warn("breaker", "controller", p.c.name, "partition", p.index, "open", open)
 }
 
+// roomy reports whether ready would not wait.
+func (p *partition) roomy() bool { return !p.open.Load() && !p.queue.Full() }
+
 // ready waits until the breaker is closed and the queue has room.
 func (p *partition) ready(ctx context.Context) error {
 	for p.open.Load() {
