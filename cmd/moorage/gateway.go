@@ -140,6 +140,9 @@ func (c *gatewayCmd) Run(ctx context.Context, p *process) error {
 	failed := make(chan error, 3+len(more))
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	serving, over := context.WithCancel(ctx)
+	defer over()
+	wg.Go(func() { giveBackMemory(serving) })
 	shut := func() {}
 	if len(c.Door) == 0 {
 		wg.Go(func() { failed <- g.Serve(agents) })
