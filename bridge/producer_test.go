@@ -114,6 +114,118 @@ func TestQueueMakesWayForASmallFlow(t *testing.T) {
 	want("long after it", large, defaultUnackedBytes)
 }
 
+// A testRing is a queue whose batches nobody takes but the test.
+type testRing struct {
+	*Queue
+	now   time.Time
+	wrote map[byte]int // bytes of each flow, in the batches so far
+}
+
+func newTestRing() *testRing {
+	return &testRing{
+		Queue: &Queue{
+			p:     &Producer{c: &Client{cfg: Config{UnackedBytes: defaultUnackedBytes}}},
+			flows: make(map[envelope.SessionID]*flow), state: sent,
+		},
+		now: time.Now(), wrote: make(map[byte]int),
+	}
+}
+
+func (r *testRing) write(session byte, n, size int) {
+	for i := range n {
+		r.Put(sessionID(session), data(session, uint64(i+1), size), func(int64, error) {})
+	}
+}
+
+// batch takes one, and returns how many flows are in it.
+func (r *testRing) batch() int {
+	r.company = time.Time{}
+	flows := make(map[byte]bool)
+	for _, it := range r.fillLocked(r.limitLocked(r.now), r.now).items {
+		flows[it.value[8]] = true
+		r.wrote[it.value[8]] += it.size()
+	}
+	return len(flows)
+}
+
+// Many agents are busy, and a round of the ring takes seven batches. A flow
+// that comes now is in the next one all the same.
+func TestQueueServesANewFlowFirst(t *testing.T) {
+	q := newTestRing()
+	for session := range byte(200) {
+		q.write(session, 60, 1<<10)
+	}
+	for q.fresh.first != nil {
+		q.batch()
+	}
+	q.write(201, 1, 1<<10)
+	if q.batch(); q.wrote[201] == 0 {
+		t.Error("a new flow is not in the next batch")
+	}
+	for range 8 {
+		q.batch()
+	}
+	q.write(201, 1, 1<<10)
+	was := q.wrote[201]
+	if q.batch(); q.wrote[201] == was {
+		t.Error("a flow that was idle for long is not in the next batch")
+	}
+}
+
+func TestQueueGivesNobodyMoreForLeaving(t *testing.T) {
+	q := newTestRing()
+	for session := range byte(100) {
+		q.write(session, 300, 1<<10)
+	}
+	for range 40 { // ten rounds
+		if f := q.flows[sessionID(101)]; f == nil || f.head == len(f.items) {
+			q.write(101, 14, 1<<10) // a turn's worth, whenever it has nothing
+		}
+		q.batch()
+	}
+	if got, most := q.wrote[101], 2*quantum+slices.Max([]int{q.wrote[0], q.wrote[50], q.wrote[99]}); got > most {
+		t.Errorf("who leaves and comes back wrote %d bytes, who stays at most %d", got, most)
+	}
+}
+
+// However many flows are new, half of the turns are those of the others.
+func TestQueueGoesOnBesideEverNewFlows(t *testing.T) {
+	q := newTestRing()
+	q.write(0, 5000, 1<<10)
+	q.batch()
+	was := q.wrote[0]
+	total := 0
+	for i := range 18 {
+		for j := range byte(40) {
+			q.Put(envelope.SessionID{1, byte(i), j}, data(1, 1, quantum-200), func(int64, error) {})
+		}
+		q.company = time.Time{}
+		b := q.fillLocked(q.limitLocked(q.now), q.now)
+		total += b.bytes
+		for _, it := range b.items {
+			if it.value[8] == 0 {
+				q.wrote[0] += it.size()
+			}
+		}
+	}
+	if got := q.wrote[0] - was; got < total/3 {
+		t.Errorf("beside ever new flows the old one wrote %d bytes of %d", got, total)
+	}
+}
+
+// Flows that have written everything are not kept.
+func TestQueueForgetsWhoHasNothingLeft(t *testing.T) {
+	q := newTestRing()
+	for session := range byte(200) {
+		q.write(session, 2, 1<<10)
+	}
+	for q.batch() > 0 {
+	}
+	if len(q.flows) > 0 || q.fresh.first != nil || q.old.first != nil {
+		t.Errorf("%d flows are kept", len(q.flows))
+	}
+}
+
 func TestQueueTellsEachOutcomeOnceInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newTestKafka(t, 3, 4, nil)

@@ -40,7 +40,13 @@ const recordOverhead = 24
 // concurrently.
 //
 // Each flow's records are written in the order of Put; flows take turns by
-// bytes. There is one batch under way at a time, tried again unchanged, so
+// bytes, in a ring. A flow that was not in it comes first, once, so that it
+// need not wait for a whole round of the others; but every other turn is the
+// ring's, however many come. Whoever has written everything keeps a place at
+// the ring's end until its turn, so nobody comes first more often by leaving:
+// a flow that was there for the last round is not new.
+//
+// There is one batch under way at a time, tried again unchanged, so
 // that whatever fails, records are neither repeated nor reordered.
 type Queue struct {
 	p         *Producer
@@ -51,8 +57,10 @@ type Queue struct {
 	mu      sync.Mutex // guards what follows; taken before Producer.mu and sender.mu
 	state   queueState
 	closed  bool
-	flows   map[envelope.SessionID]*flow // those with records
-	turn    *flow                        // whose turn it is; the last of a ring is turn.prev
+	flows   map[envelope.SessionID]*flow // those with records, and those that had some a round ago
+	fresh   ring                         // those that are new
+	old     ring                         // the others
+	owed    bool                         // the next turn is old's: fresh had the last
 	spare   *flow                        // a flow to use again
 	bytes   int                          // of all records without an outcome
 	batch   *batch                       // under way, or to be tried again
@@ -86,12 +94,13 @@ const (
 
 type counts struct{ produced, failed, retried uint64 }
 
-// A flow holds the waiting records of one session.
+// A flow holds the waiting records of one session. Without any it only keeps
+// its place: at its next turn it goes.
 type flow struct {
 	id         envelope.SessionID
 	items      []item // from head on
 	head       int
-	wrote      int  // bytes since it joined
+	wrote      int  // bytes since it last had nothing to write
 	credit     int  // bytes it may still write in this turn
 	begun      bool // its turn has begun
 	prev, next *flow
@@ -159,7 +168,32 @@ func (q *Queue) goLocked() {
 	q.p.kick()
 }
 
-// join puts a new flow at the end of the ring.
+// A ring is flows in the order of their turns; the first is whose turn it is.
+type ring struct{ first *flow }
+
+// push puts f at the end.
+func (r *ring) push(f *flow) {
+	if r.first == nil {
+		f.prev, f.next = f, f
+		r.first = f
+		return
+	}
+	f.next, f.prev = r.first, r.first.prev
+	f.prev.next, f.next.prev = f, f
+}
+
+// pop takes the first out.
+func (r *ring) pop() *flow {
+	f := r.first
+	r.first = f.next
+	if f.next == f {
+		r.first = nil
+	}
+	f.prev.next, f.next.prev = f.next, f.prev
+	return f
+}
+
+// join adds a new flow.
 func (q *Queue) join(id envelope.SessionID) *flow {
 	f := q.spare
 	if f == nil {
@@ -167,30 +201,45 @@ func (q *Queue) join(id envelope.SessionID) *flow {
 	}
 	q.spare = nil
 	f.id, f.wrote, f.credit, f.begun = id, 0, 0, false
-	if q.turn == nil {
-		f.prev, f.next = f, f
-		q.turn = f
-	} else {
-		f.next, f.prev = q.turn, q.turn.prev
-		f.prev.next, f.next.prev = f, f
-	}
+	q.fresh.push(f)
 	q.flows[id] = f
 	return f
 }
 
-// leave takes the flow whose turn it is out of the ring.
-func (q *Queue) leave() {
-	f := q.turn
+// forget lets go of a flow without records that is in no ring.
+func (q *Queue) forget(f *flow) {
 	delete(q.flows, f.id)
-	q.turn = f.next
-	if f.next == f {
-		q.turn = nil
+	q.spare = f
+}
+
+// turnLocked returns the ring whose first flow has its turn; nil: there is none.
+func (q *Queue) turnLocked() *ring {
+	switch {
+	case q.fresh.first != nil && (!q.owed || q.old.first == nil):
+		return &q.fresh
+	case q.old.first != nil:
+		return &q.old
 	}
-	f.prev.next, f.next.prev = f.next, f.prev
-	if cap(f.items) <= 64 {
+	return nil
+}
+
+// endTurnLocked ends the turn of r's first flow.
+func (q *Queue) endTurnLocked(r *ring) {
+	f := r.pop()
+	f.begun = false
+	q.owed = r == &q.fresh
+	if f.head == len(f.items) {
+		f.wrote, f.credit = 0, 0
 		f.items, f.head = f.items[:0], 0
-		q.spare = f
+		if cap(f.items) > 64 {
+			f.items = nil
+		}
+		if q.turnLocked() == nil {
+			q.forget(f) // nobody is there to be overtaken
+			return
+		}
 	}
+	q.old.push(f)
 }
 
 // limitLocked returns the bytes of the next batch.
@@ -208,8 +257,12 @@ func (q *Queue) limitLocked(now time.Time) int {
 func (q *Queue) fillLocked(limit int, now time.Time) *batch {
 	b := new(batch)
 	small := false // a small flow is in it
-	for q.turn != nil {
-		f := q.turn
+	for r := q.turnLocked(); r != nil; r = q.turnLocked() {
+		f := r.first
+		if f.head == len(f.items) {
+			q.forget(r.pop()) // it wrote nothing for a round
+			continue
+		}
 		if !f.begun {
 			f.begun = true
 			f.credit += quantum
@@ -234,11 +287,8 @@ func (q *Queue) fillLocked(limit int, now time.Time) *batch {
 		}
 		if f.head == len(f.items) {
 			small = small || f.wrote <= quantum
-			q.leave()
-			continue
 		}
-		f.begun = false
-		q.turn = f.next
+		q.endTurnLocked(r)
 	}
 	return b
 }
@@ -363,11 +413,11 @@ func (q *Queue) abandon(err error, closed bool) {
 	if q.batch != nil {
 		all = append(all, *q.batch)
 	}
-	for q.turn != nil {
-		f := q.turn
+	for r := q.turnLocked(); r != nil; r = q.turnLocked() {
+		f := r.pop()
 		all = append(all, batch{items: f.items[f.head:]})
 		f.items, f.head = nil, 0
-		q.leave()
+		q.forget(f)
 	}
 	q.batch = nil
 	q.id, q.seq = producerID{}, 0
