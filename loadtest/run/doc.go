@@ -26,7 +26,8 @@
 // the generator than of the system. So it does when the worker used more than
 // [BusyLimit] of its share of the processors (all, divided by the number of
 // workers) in more than [BusyShare] of the seconds, and in [BusyFloor] at least. In
-// both cases the pass is invalid. Where a loop is closed, being busy is no
+// both cases the pass is invalid. Seconds in which a fault froze the worker, and
+// [CatchUp] after it, are left out. Where a loop is closed, being busy is no
 // reason: such a load takes all there is, and most of what its processes use is
 // the system's own library.
 //
@@ -46,6 +47,7 @@ const (
 	BusyShare    = 0.05
 	BusyFloor    = 3 // seconds
 	SilentLimit  = 30 * time.Second
+	CatchUp      = 2 * time.Second
 
 	maxLine      = 512 << 20 // an account of 100,000 sessions is some 20 MB
 	maxAnomalies = 100

@@ -36,6 +36,27 @@ func TestWhenTheGeneratorWasTheLimit(t *testing.T) {
 	}
 }
 
+func TestWhoIsFrozenIsNotCalledSlow(t *testing.T) {
+	begun := time.Now()
+	l := newLimits(begun, begun.Add(time.Minute), 2, 2, &scenario.Scenario{Groups: []scenario.Group{{Up: &scenario.Flow{Rate: 1}}}})
+	second := func(n int, overdue float64) {
+		l.add("app", worker.Tick{At: begun.Add(time.Duration(n) * time.Second), Sent: [2]uint64{100, 0}, Lag: time.Duration(overdue) * time.Millisecond,
+			Extra: map[string]float64{"overdue": overdue}})
+	}
+	second(1, 0)
+	l.excuse("app", begun.Add(2*time.Second)) // frozen
+	l.excuse("app", begun.Add(6*time.Second)) // and let go
+	second(7, 300)                            // it catches up
+	second(9, 0)
+	if got := l.verdict(); got != "" {
+		t.Errorf("a frozen worker: %q", got)
+	}
+	second(10, 50)
+	if got := l.verdict(); !strings.Contains(got, "50 of 300 messages") {
+		t.Errorf("late long after it: %q", got)
+	}
+}
+
 // A busy worker's ticks come late, two in one second and none in the next.
 func TestAgentsAreCountedOnce(t *testing.T) {
 	begun := time.Now()

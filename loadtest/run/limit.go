@@ -24,6 +24,7 @@ type strain struct {
 	seconds, busy int
 	sent, overdue float64
 	worst         time.Duration
+	excused       time.Time // until then it catches up with what a fault kept it from
 }
 
 func newLimits(from, until time.Time, cores, workers int, story *scenario.Scenario) *limits {
@@ -39,15 +40,30 @@ func isClosed(g scenario.Group) bool {
 	return g.Up != nil && g.Up.Closed || g.Down != nil && g.Down.Closed || g.Request != nil && g.Request.Closed
 }
 
+// strain returns what is noted of a worker.
+func (l *limits) strain(name string) *strain {
+	s := l.seen[name]
+	if s == nil {
+		s = &strain{}
+		l.seen[name] = s
+	}
+	return s
+}
+
+// excuse leaves a worker's seconds out until at, and [CatchUp] longer: a fault
+// froze it, which is no want of processors.
+func (l *limits) excuse(name string, at time.Time) {
+	l.strain(name).excused = at.Add(CatchUp)
+}
+
 // add notes a second, if it counts.
 func (l *limits) add(name string, t worker.Tick) {
 	if !t.At.After(l.from) || t.At.After(l.until) {
 		return
 	}
-	s := l.seen[name]
-	if s == nil {
-		s = &strain{}
-		l.seen[name] = s
+	s := l.strain(name)
+	if !t.At.After(s.excused) {
+		return
 	}
 	s.seconds++
 	s.sent += float64(t.Sent[0] + t.Sent[1])

@@ -203,6 +203,7 @@ func (p *pass) freeze(to string) (undo, error) {
 			before := p.frozen[h.name]
 			p.frozen[h.name] = before + by
 			p.heard[h.name] = time.Now()
+			p.limits.excuse(h.name, p.heard[h.name])
 			if on && before == 0 || !on && before+by == 0 {
 				h.child.Stop(on)
 			}
