@@ -73,6 +73,9 @@ func (cfg Config) resolve() (Config, error) {
 	if cfg.Prefix == "" {
 		cfg.Prefix = defaultPrefix
 	}
+	if err := ValidPrefix(cfg.Prefix); err != nil {
+		return cfg, err
+	}
 	if cfg.Dial == nil {
 		cfg.Dial = new(net.Dialer).DialContext
 	}

@@ -20,6 +20,20 @@ func (c *Client) Topics(controller string) Topics {
 	return Topics{Up: p + ".up", Down: p + ".down", Sessions: p + ".sessions", Meta: p + ".meta"}
 }
 
+// mostPrefix leaves room for the longest name of a controller and of its topics
+// in the 249 bytes that Kafka gives a topic's name.
+const mostPrefix = 249 - 63 - len(".sessions")
+
+var topicPrefix = regexp.MustCompile(`^[a-zA-Z0-9._-]+$`)
+
+// ValidPrefix refuses a prefix with which no topic could be named.
+func ValidPrefix(prefix string) error {
+	if !topicPrefix.MatchString(prefix) || len(prefix) > mostPrefix {
+		return fmt.Errorf("bridge: prefix of topic names %q: want 1 to %d of a-z, A-Z, 0-9, dot, _ and -", prefix, mostPrefix)
+	}
+	return nil
+}
+
 // GatewaysTopic returns the name of the topic in which all gateways beat.
 func (c *Client) GatewaysTopic() string { return c.cfg.Prefix + "gateways" }
 
