@@ -5,8 +5,12 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/moorage-dev/moorage/bridge"
 )
@@ -72,8 +76,8 @@ func (cfg Config) resolve() (Config, error) {
 	if cfg.Name == "" {
 		cfg.Name = "gateway-" + randomName()
 	}
-	if len(cfg.Name) > 255 {
-		return cfg, errors.New("gateway: name longer than 255 bytes")
+	if err := ValidName(cfg.Name); err != nil {
+		return cfg, err
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -103,6 +107,19 @@ func or[T int | time.Duration](v *T, otherwise T) {
 	if *v <= 0 {
 		*v = otherwise
 	}
+}
+
+// ValidName refuses a gateway's name that operators could not read, for it
+// stands in lists, logs and what agents are told.
+func ValidName(name string) error {
+	if len(name) < 1 || len(name) > 255 || !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		shown := name
+		if len(shown) > 32 {
+			shown = shown[:32] + "..."
+		}
+		return fmt.Errorf("gateway: name %q of %d bytes: want 1 to 255 bytes of printable UTF-8", shown, len(name))
+	}
+	return nil
 }
 
 func randomName() string {

@@ -17,7 +17,7 @@ import (
 
 // Why a gateway refuses or ends a stream, beside the roles' own errors.
 var (
-	errUnauthenticated   = errors.New("the credential does not prove the agent's name")
+	errUnauthenticated   = errors.New("the credential does not prove the agent's name: give the agent the token that moorage token makes of the fleet's key, or a certificate of that name")
 	errTicketForged      = errors.New("no gateway of this fleet made this ticket for this session")
 	errTicketExpired     = errors.New("the resume ticket has expired")
 	errUnknownController = errors.New("no such controller")
