@@ -196,7 +196,10 @@ func (c *connector) handle(ctx context.Context, s peer) {
 	defer place.leave()
 	local, why, err := c.open(ctx, i, s, place)
 	if why != nil {
-		log.Warn("connector: session rejected", "reason", session.ReasonName(why.Reason), "text", why.Text, "err", err)
+		if err != nil {
+			log = log.With("err", err) // without one, the text says it all
+		}
+		log.Warn("connector: session rejected", "reason", session.ReasonName(why.Reason), "text", why.Text)
 		s.Reject(*why)
 		return
 	}

@@ -77,6 +77,9 @@ func TestRejections(t *testing.T) {
 		if !strings.Contains(log.String(), session.ReasonName(tt.reason)) {
 			t.Errorf("%s: the reason is not in the log: %s", tt.desc, log.String())
 		}
+		if dialled := tt.reason == linkv1.Reason_REASON_DIAL_FAILED; strings.Contains(log.String(), "err=") != dialled || strings.Contains(log.String(), "nil") {
+			t.Errorf("%s: want an error in the log where there was one: %s", tt.desc, log.String())
+		}
 	}
 }
 
