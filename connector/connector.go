@@ -196,10 +196,11 @@ func (c *connector) handle(ctx context.Context, s peer) {
 	defer place.leave()
 	local, why, err := c.open(ctx, i, s, place)
 	if why != nil {
+		log = log.With("reason", session.ReasonName(why.Reason), "text", why.Text)
 		if err != nil {
 			log = log.With("err", err) // without one, the text says it all
 		}
-		log.Warn("connector: session rejected", "reason", session.ReasonName(why.Reason), "text", why.Text)
+		log.Warn("connector: session rejected")
 		s.Reject(*why)
 		return
 	}
