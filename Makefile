@@ -54,7 +54,7 @@ test-process: ## the explorer, real processes and a real Apache Kafka, one packa
 
 .PHONY: mutants
 mutants: ## switch the seeded bugs on, one at a time: each must be found, some by the demo's verdict too
-	$(GO) test -tags seeded -p 1 -timeout 20m -run 'Mutants|BrokenVerdict' -v ./e2e/mutants/... ./demo
+	$(GO) test -tags seeded -p 1 -timeout 20m -run 'Mutants|BrokenVerdict' -v ./e2e/mutants/... ./demo ./cmd/moorage
 
 .PHONY: explore
 explore: ## the explorer with larger bounds; takes its time

@@ -34,9 +34,6 @@ type controllerFlags struct {
 
 // start begins an incarnation of the controller.
 func (f *controllerFlags) start(ctx context.Context, p *process, kafka *kafkaFlags, services []string) (*controller.Controller, error) {
-	if f.Grace <= 0 {
-		return nil, usagef("--grace %v: want a time above 0", f.Grace)
-	}
 	if f.WindowBytes > session.MaxWindow {
 		return nil, usagef("--window-bytes %d: want at most %dMiB", f.WindowBytes, session.MaxWindow>>20)
 	}

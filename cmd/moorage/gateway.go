@@ -20,10 +20,10 @@ type gatewayCmd struct {
 
 	Listen       listenAddress `default:":7443" help:"Where agents connect."`
 	Admin        listenAddress `default:"127.0.0.1:7480" help:"Where /healthz, /readyz and /metrics are served, without TLS: keep it local or behind a firewall."`
-	Name         string        `placeholder:"NAME" help:"This gateway's name, unique in the fleet; the host's name by default."`
+	Name         gatewayName   `placeholder:"NAME" help:"This gateway's name, unique in the fleet; the host's name by default."`
 	Advertise    address       `placeholder:"HOST:PORT" help:"Where agents reach this gateway from outside, for hints to agents and the list of gateways; the address of --listen by default, if it names a host."`
 	DrainTimeout time.Duration `default:"30s" help:"How long SIGTERM waits for agents to move elsewhere."`
-	Heartbeat    time.Duration `default:"5s" help:"How often a gateway and an agent that have nothing to say show that they live. Three of them are missed before a stream is given up: rarer ones cost less with very many agents, and find a dead link later."`
+	Heartbeat    time.Duration `default:"5s" least:"1s" help:"How often a gateway and an agent that have nothing to say show that they live. Three of them are missed before a stream is given up: rarer ones cost less with very many agents, and find a dead link later."`
 
 	TLSCert              string `name:"tls-cert" placeholder:"FILE" group:"tls" help:"This gateway's certificate chain (PEM)."`
 	TLSKey               string `name:"tls-key" placeholder:"FILE" group:"tls" help:"Key (PEM) of --tls-cert."`
@@ -34,7 +34,7 @@ type gatewayCmd struct {
 
 	MaxSessions count `default:"20000" group:"bounds" help:"Sessions attached at once."`
 	MaxStreams  count `default:"25000" group:"bounds" help:"Streams open at once, with or without a session."`
-	QueueBytes  size  `default:"8MiB" group:"bounds" help:"Bytes waiting for Kafka, per partition."`
+	QueueBytes  size  `default:"8MiB" least:"64KiB" group:"bounds" help:"Bytes waiting for Kafka, per partition."`
 	CacheBytes  size  `default:"64MiB" group:"bounds" help:"Recent frames kept for agents that come back soon; older ones are read from Kafka."`
 	ReplayScans count `default:"4" group:"bounds" help:"Replays read from Kafka at once."`
 
@@ -196,7 +196,7 @@ func reachable(a net.Addr) string {
 // config puts together what the gateway needs. Errors are the caller's to mend.
 func (c *gatewayCmd) config(p *process) (cfg gateway.Config, err error) {
 	cfg = gateway.Config{
-		Name:         c.Name,
+		Name:         string(c.Name),
 		Advertise:    string(c.Advertise),
 		Version:      versionText(),
 		Insecure:     c.Insecure,
@@ -209,12 +209,15 @@ func (c *gatewayCmd) config(p *process) (cfg gateway.Config, err error) {
 		Heartbeat:    c.Heartbeat,
 		Logger:       p.log,
 	}
-	if c.Heartbeat < time.Second || c.Heartbeat > session.MostHeartbeat {
-		return cfg, usagef("--heartbeat %v: want 1s to %v", c.Heartbeat, session.MostHeartbeat)
+	if c.Heartbeat > session.MostHeartbeat {
+		return cfg, usagef("--heartbeat %v: want at most %v", c.Heartbeat, session.MostHeartbeat)
 	}
 	if cfg.Name == "" {
 		if cfg.Name, err = os.Hostname(); err != nil {
 			return cfg, usagef("no --name, and the host's cannot be had: %w", err)
+		}
+		if err = gateway.ValidName(cfg.Name); err != nil {
+			return cfg, usagef("no --name, and the host's will not do: %w", err)
 		}
 	}
 	if cfg.TLS, err = c.tls(); err != nil {

@@ -11,8 +11,8 @@ import (
 
 // kafkaFlags say how to reach Kafka; every command that talks to it embeds them.
 type kafkaFlags struct {
-	Kafka       []address `required:"" placeholder:"HOST:PORT" group:"kafka" help:"Brokers to begin with; any of the cluster will do."`
-	TopicPrefix string    `default:"moorage." group:"kafka" help:"What the names of all topics begin with."`
+	Kafka       []address   `required:"" placeholder:"HOST:PORT" group:"kafka" help:"Brokers to begin with; any of the cluster will do."`
+	TopicPrefix topicPrefix `default:"moorage." group:"kafka" help:"What the names of all topics begin with."`
 	kafkaAccess
 }
 
@@ -32,7 +32,7 @@ func (f *kafkaFlags) config(p *process) (bridge.Config, error) {
 	cfg := bridge.Config{
 		Brokers:  texts(f.Kafka),
 		ClientID: "moorage",
-		Prefix:   f.TopicPrefix,
+		Prefix:   string(f.TopicPrefix),
 		Logger:   p.log,
 	}
 	var err error

@@ -34,8 +34,8 @@ type loadtestRunCmd struct {
 	TLSCA        string    `name:"tls-ca" placeholder:"FILE" group:"Target:" help:"Certificates (PEM) that the gateways' are checked against. Without it agents speak to --gateway in clear."`
 	TokenKeyFile string    `placeholder:"FILE" group:"Target:" help:"File with the fleet's key on its first line, of which agents' tokens are made."`
 
-	Kafka       []address `placeholder:"HOST:PORT" group:"kafka" help:"Brokers of the deployment that runs already; needs --gateway."`
-	TopicPrefix string    `default:"moorage." group:"kafka" help:"What the names of the deployment's topics begin with. Only topics of the run's own controller below it are made, used and deleted."`
+	Kafka       []address   `placeholder:"HOST:PORT" group:"kafka" help:"Brokers of the deployment that runs already; needs --gateway."`
+	TopicPrefix topicPrefix `default:"moorage." group:"kafka" help:"What the names of the deployment's topics begin with. Only topics of the run's own controller below it are made, used and deleted."`
 	kafkaAccess
 
 	Length      time.Duration `placeholder:"DURATION" help:"How long load is made, instead of the scenario's length. Nothing else is scaled."`
@@ -257,7 +257,7 @@ func (c *loadtestRunCmd) config(sc scenario.Scenario, p *process) (cfg loadrun.C
 	cfg = loadrun.Config{
 		Scenario: sc, Baselines: c.Baseline, Workers: c.Workers, Pairs: 1, Version: versionText(), Log: p.log, Acks: baseline.Acks,
 		Site: site.Config{
-			Gateways: texts(c.Gateway), Kafka: texts(c.Kafka), Prefix: c.TopicPrefix, CA: c.TLSCA, KeyFile: c.TokenKeyFile,
+			Gateways: texts(c.Gateway), Kafka: texts(c.Kafka), Prefix: string(c.TopicPrefix), CA: c.TLSCA, KeyFile: c.TokenKeyFile,
 			Old: c.OldBinary, Log: p.log,
 		},
 	}

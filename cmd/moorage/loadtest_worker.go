@@ -36,7 +36,7 @@ type loadtestRelayCmd struct {
 	Listen      listenAddress `default:"127.0.0.1:0" help:"Where agents connect."`
 	Admin       listenAddress `default:"127.0.0.1:0" help:"Where /metrics is served."`
 	Kafka       []address     `required:"" placeholder:"HOST:PORT" help:"Brokers."`
-	TopicPrefix string        `default:"relay." help:"What the names of its topics begin with."`
+	TopicPrefix topicPrefix   `default:"relay." help:"What the names of its topics begin with."`
 	TLSCert     string        `name:"tls-cert" placeholder:"FILE" help:"Its certificate; without it agents speak in clear."`
 	TLSKey      string        `name:"tls-key" placeholder:"FILE" help:"The key of --tls-cert."`
 }
@@ -54,7 +54,7 @@ Examples:
 
 // Run serves until ctx ends.
 func (c *loadtestRelayCmd) Run(ctx context.Context, _ *process) error {
-	if err := (baseline.Topics{Brokers: texts(c.Kafka), Prefix: c.TopicPrefix}).Create(ctx); err != nil {
+	if err := (baseline.Topics{Brokers: texts(c.Kafka), Prefix: string(c.TopicPrefix)}).Create(ctx); err != nil {
 		return err
 	}
 	var certificate *tls.Certificate
@@ -74,7 +74,7 @@ func (c *loadtestRelayCmd) Run(ctx context.Context, _ *process) error {
 	defer wg.Wait()
 	defer metrics.Close()
 	wg.Go(func() { _ = metrics.Serve(admin) }) // ends by Close; without it only figures are missing
-	err = baseline.Serve(ctx, string(c.Listen), certificate, texts(c.Kafka), c.TopicPrefix)
+	err = baseline.Serve(ctx, string(c.Listen), certificate, texts(c.Kafka), string(c.TopicPrefix))
 	if ctx.Err() != nil {
 		return nil
 	}

@@ -101,11 +101,19 @@ func usage(err error) error {
 	if !ok || parse.Context == nil || strings.Contains(err.Error(), "did you mean") {
 		return usageError{err}
 	}
-	command := "moorage"
-	if node := parse.Context.Selected(); node != nil {
-		command += " " + node.Path()
+	node := parse.Context.Selected()
+	if node == nil {
+		return usagef("%w; see moorage --help", err)
 	}
-	return usagef("%w; see %s --help", err, command)
+	if parent := node.Parent; parent.DefaultCmd == node && strings.HasPrefix(err.Error(), "unexpected argument ") {
+		// The parser took a mistyped command for the default one's argument.
+		var names []string
+		for _, child := range parent.Children {
+			names = append(names, child.Name)
+		}
+		return usagef("%w, did you mean one of %s? See moorage %s --help", err, strings.Join(names, ", "), parent.Path())
+	}
+	return usagef("%w; see moorage %s --help", err, node.Path())
 }
 
 func exitCode(err error) int {

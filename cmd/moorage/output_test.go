@@ -61,7 +61,7 @@ func TestLegacySessionLine(t *testing.T) {
 		Agent: "shim-host", LegacyAgent: "linux-7", Protocol: "JNLP4-connect", Kind: linkv1.ServiceKind_SERVICE_KIND_REMOTING,
 		State: logv1.SessionState_SESSION_STATE_DETACHED, SinceMs: 1_800_000_000_000, Waits: "its agent to come back, 4m0s at most",
 	})
-	got := []string{l.who(), l.what(), l.detached(now), l.why()}
+	got := []string{l.who(), l.what(), l.detached(now), l.why(now)}
 	want := []string{"linux-7", "JNLP4-connect", "40s", "waits for its agent to come back, 4m0s at most"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
@@ -73,6 +73,31 @@ func TestLegacySessionLine(t *testing.T) {
 	for _, want := range []string{`"agent":"shim-host"`, `"legacy_agent":"linux-7"`, `"protocol":"JNLP4-connect"`, `"waits":"its agent`} {
 		if !strings.Contains(string(printed), want) {
 			t.Errorf("no %s in %s", want, printed)
+		}
+	}
+}
+
+// TestSessionOfSilentController holds that a killed controller's last word is
+// not passed on as if it were still so.
+func TestSessionOfSilentController(t *testing.T) {
+	const attached, ended = logv1.SessionState_SESSION_STATE_ATTACHED, logv1.SessionState_SESSION_STATE_ENDED
+	now := time.Unix(1_800_000_000, 0)
+	for _, tt := range []struct {
+		desc       string
+		last       logv1.SessionState
+		heard      time.Time
+		state, why string
+	}{
+		{"beats", attached, now.Add(-time.Second), "attached", ""},
+		{"the broker's clock is ahead", attached, now.Add(time.Second), "attached", ""},
+		{"killed", attached, now.Add(-25 * time.Second), "unknown", "was attached; controller not heard of for 25s"},
+		{"its beats are gone", attached, time.Time{}, "unknown", "was attached; controller not heard of for more than 10s"},
+		{"ended before", ended, now.Add(-25 * time.Second), "ended", ""},
+	} {
+		l := newSessionLine("ci", &logv1.SessionPresence{State: tt.last})
+		l.doubt(tt.heard, now)
+		if l.State != tt.state || l.why(now) != tt.why {
+			t.Errorf("%s: got %s, %q; want %s, %q", tt.desc, l.State, l.why(now), tt.state, tt.why)
 		}
 	}
 }

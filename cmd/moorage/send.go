@@ -17,7 +17,7 @@ type sendCmd struct {
 	linkFlags
 	Text []string      `arg:"" optional:"" help:"Messages to send; by default, each line of standard input is one."`
 	Open time.Duration `name:"open-timeout" default:"30s" help:"How long to look for a gateway."`
-	Wait time.Duration `default:"5s" help:"How long to wait, after the last message, for the controller to end its side."`
+	Wait time.Duration `default:"5s" least:"0s" help:"How long to wait, after the last message, for the controller to end its side."`
 }
 
 // Help gives the examples.

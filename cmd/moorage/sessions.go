@@ -28,7 +28,9 @@ type sessionLine struct {
 	Session       string            `json:"session"`
 	Controller    string            `json:"controller"`
 	Agent         string            `json:"agent"`
-	State         string            `json:"state"`
+	State         string            `json:"state"`                     // attached, detached, ended; unknown: no controller says so any more
+	Was           string            `json:"was,omitzero"`              // what the state was when it was last known
+	Heard         time.Time         `json:"controller_heard,omitzero"` // the controller's last heartbeat, with unknown
 	Gateway       string            `json:"gateway"`
 	Attempt       uint32            `json:"attempt"`
 	Kind          string            `json:"kind"`
@@ -127,6 +129,45 @@ func readSessions(ctx context.Context, client *bridge.Client, prefix string, onl
 	return all, nil
 }
 
+// doubt marks what no controller vouches for any more. A process that is killed
+// cannot write that its sessions are over: its successor does, if one comes.
+// Only heartbeats say that it lives.
+//
+// They are read from the gateways topic, where controllers beat too, for that is
+// what an operator's access rules let him read.
+func doubt(ctx context.Context, client *bridge.Client, lines []sessionLine) error {
+	if !slices.ContainsFunc(lines, sessionLine.open) {
+		return nil
+	}
+	heard := map[string]time.Time{}
+	err := readState(ctx, client, client.GatewaysTopic(), func(m bridge.Message) {
+		var beat logv1.GatewayHeartbeat
+		if m.Value != nil && proto.Unmarshal(m.Value, &beat) == nil && beat.GetController() {
+			heard[beat.GetName()] = m.Time.UTC()
+		}
+	})
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	for i := range lines {
+		lines[i].doubt(heard[lines[i].Controller], now)
+	}
+	return nil
+}
+
+// open reports whether the controller's last word is that the session lives.
+func (l sessionLine) open() bool {
+	return l.presence.GetState() != logv1.SessionState_SESSION_STATE_ENDED
+}
+
+// doubt makes the state unknown when the controller has been silent too long.
+func (l *sessionLine) doubt(heard, now time.Time) {
+	if l.open() && now.Sub(heard) > silentAfter {
+		l.State, l.Was, l.Heard = "unknown", l.State, heard
+	}
+}
+
 // controllersOf returns the one asked for, or all that have topics.
 func controllersOf(ctx context.Context, client *bridge.Client, prefix string, only controllerName) ([]string, error) {
 	if only != "" {
@@ -149,13 +190,16 @@ func controllersOf(ctx context.Context, client *bridge.Client, prefix string, on
 type sessionsListCmd struct {
 	kafkaFlags
 	Controller controllerName `placeholder:"NAME" help:"Only this controller's; all by default."`
-	State      []string       `enum:"attached,detached,ended" default:"attached,detached,ended" help:"Only in these states (${enum})."`
+	State      []string       `enum:"attached,detached,ended,unknown" default:"attached,detached,ended,unknown" help:"Only in these states (${enum})."`
 	JSON       bool           `name:"json" help:"Print one JSON array."`
 }
 
 // Help gives the examples.
 func (*sessionsListCmd) Help() string {
 	return `
+A session is unknown when its controller has not been heard of for 10 s, by the clocks of this host and the brokers:
+its last word may be out of date. A successor of the controller ends it.
+
 Examples:
 
   moorage sessions list --kafka k1.example.org:9092
@@ -170,8 +214,11 @@ func (c *sessionsListCmd) Run(ctx context.Context, p *process) error {
 		return err
 	}
 	defer client.Close()
-	lines, err := readSessions(ctx, client, c.TopicPrefix, c.Controller)
+	lines, err := readSessions(ctx, client, string(c.TopicPrefix), c.Controller)
 	if err != nil {
+		return err
+	}
+	if err := doubt(ctx, client, lines); err != nil {
 		return err
 	}
 	lines = slices.DeleteFunc(lines, func(l sessionLine) bool { return !slices.Contains(c.State, l.State) })
@@ -181,7 +228,7 @@ func (c *sessionsListCmd) Run(ctx context.Context, p *process) error {
 	now := time.Now()
 	t := newTable(p.stdout, "SESSION", "CONTROLLER", "AGENT", "WHAT", "STATE", "GATEWAY", "OPENED", "DETACHED", "UP", "DOWN", "REASON, OR WAITS FOR")
 	for _, l := range lines {
-		t.row(l.Session, l.Controller, l.who(), l.what(), l.State, l.Gateway, age(l.Opened, now), l.detached(now), l.UpBytes, l.DownBytes, l.why())
+		t.row(l.Session, l.Controller, l.who(), l.what(), l.State, l.Gateway, age(l.Opened, now), l.detached(now), l.UpBytes, l.DownBytes, l.why(now))
 	}
 	return t.flush()
 }
@@ -206,8 +253,16 @@ func (l *sessionLine) detached(now time.Time) string {
 	return age(l.Since, now)
 }
 
-// why is the reason why a session ended, or what one waits for that has not.
-func (l *sessionLine) why() string {
+// why is the reason why a session ended, or what one waits for that has not,
+// or why nobody knows.
+func (l *sessionLine) why(now time.Time) string {
+	if l.Was != "" {
+		silence := "for more than " + silentAfter.String() // or ever: its beats are gone
+		if !l.Heard.IsZero() {
+			silence = "for " + age(l.Heard, now)
+		}
+		return fmt.Sprintf("was %s; controller not heard of %s", l.Was, silence)
+	}
 	if l.Waits != "" {
 		return "waits for " + l.Waits
 	}
@@ -225,7 +280,7 @@ func (c *oneSession) find(ctx context.Context, client *bridge.Client) (sessionLi
 	if c.Session == "" {
 		return sessionLine{}, usagef("<session> is empty; give the beginning of an id, moorage sessions list shows them")
 	}
-	lines, err := readSessions(ctx, client, c.TopicPrefix, c.Controller)
+	lines, err := readSessions(ctx, client, string(c.TopicPrefix), c.Controller)
 	if err != nil {
 		return sessionLine{}, err
 	}
@@ -260,6 +315,11 @@ func (c *sessionsShowCmd) Run(ctx context.Context, p *process) error {
 	if err != nil {
 		return err
 	}
+	one := []sessionLine{l}
+	if err := doubt(ctx, client, one); err != nil {
+		return err
+	}
+	l = one[0]
 	if c.JSON {
 		return printJSON(p.stdout, l)
 	}
@@ -271,6 +331,10 @@ func (c *sessionsShowCmd) Run(ctx context.Context, p *process) error {
 	t.row("remote address", l.RemoteAddress)
 	t.row("what", l.what())
 	t.row("state", l.State)
+	if l.Was != "" {
+		t.row("was", l.Was)
+		t.row("controller heard", stamp(l.Heard))
+	}
 	t.row("gateway", l.Gateway)
 	t.row("attempt", l.Attempt)
 	t.row("partition", l.Partition)

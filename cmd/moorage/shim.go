@@ -74,9 +74,6 @@ func (c *shimCmd) Run(ctx context.Context, p *process) error {
 	if len(c.Command) == 0 && c.Door == "" && len(c.Forward) == 0 {
 		return usagef("nothing to do: give an agent's command line behind --, or --door, or --forward")
 	}
-	if c.GiveUp <= 0 {
-		return usagef("--give-up %v: want a time above 0", c.GiveUp)
-	}
 	cfg := shim.Config{DialTimeout: c.OpenTimeout, MaxConns: int(c.MaxSessions), Log: p.log}
 	if len(c.Forward) > 0 {
 		closeForwards, err := c.forwards(p, &cfg)

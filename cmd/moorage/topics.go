@@ -44,9 +44,6 @@ func (c *topicsCreateCmd) Run(ctx context.Context, p *process) error {
 	if c.Replication < 1 {
 		return usagef("--replication %d: want a number above 0", c.Replication)
 	}
-	if c.Retention < time.Millisecond {
-		return usagef("--retention %v: want a time above 0", c.Retention)
-	}
 	client, err := c.dial(ctx, p)
 	if err != nil {
 		return err
@@ -73,7 +70,7 @@ func (c *topicsCreateCmd) Run(ctx context.Context, p *process) error {
 	}
 	t := newTable(p.stdout, "TOPIC", "PARTITIONS", "STATE")
 	for _, topic := range after {
-		if !strings.HasPrefix(topic.Name, c.TopicPrefix+string(c.Controller)+".") && topic.Name != client.GatewaysTopic() {
+		if !strings.HasPrefix(topic.Name, string(c.TopicPrefix)+string(c.Controller)+".") && topic.Name != client.GatewaysTopic() {
 			continue
 		}
 		state := "created"

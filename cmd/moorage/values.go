@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/moorage-dev/moorage/bridge"
+	"github.com/moorage-dev/moorage/gateway"
 )
 
 // A size is a number of bytes; as text it may end in KiB, MiB or GiB.
@@ -32,7 +34,7 @@ func (s *size) UnmarshalText(text []byte) error {
 	}
 	n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 64)
 	if err != nil || n < 1 || n > 1<<62>>shift {
-		return fmt.Errorf("want a number of bytes such as 65536, 64KiB or 4MiB, got %q", text)
+		return fmt.Errorf("want a number of bytes above 0, such as 65536, 64KiB or 4MiB, got %q", text)
 	}
 	*s = size(n << shift)
 	return nil
@@ -104,6 +106,32 @@ func (c *controllerName) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// A topicPrefix is what the names of topics begin with.
+type topicPrefix string
+
+// UnmarshalText checks the form.
+func (t *topicPrefix) UnmarshalText(text []byte) error {
+	if err := bridge.ValidPrefix(string(text)); err != nil {
+		return errors.New(strings.TrimPrefix(err.Error(), "bridge: "))
+	}
+	*t = topicPrefix(text)
+	return nil
+}
+
+// A gatewayName names a gateway; "" is the host's name.
+type gatewayName string
+
+// UnmarshalText checks the form.
+func (g *gatewayName) UnmarshalText(text []byte) error {
+	if len(text) > 0 {
+		if err := gateway.ValidName(string(text)); err != nil {
+			return errors.New(strings.TrimPrefix(err.Error(), "gateway: "))
+		}
+	}
+	*g = gatewayName(text)
+	return nil
+}
+
 // A pair is NAME=VALUE.
 type pair struct{ Name, Value string }
 
@@ -129,21 +157,59 @@ func (a *agentName) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// leastTag is the tag of a flag whose least value is another than usual.
+const leastTag = "least"
+
+// leastTime is what a flag takes that says how long something may last. With
+// none it could not be done, or the packages below would take a default of theirs.
+const leastTime = time.Millisecond
+
 // checkValues refuses what no flag means, from wherever it came: an empty list
 // where one is required (an empty environment variable is a value too), and a
-// time below 0.
+// time or a size below the flag's least.
 func checkValues(selected *kong.Context) error {
 	for _, flag := range selected.Flags() {
+		var err error
 		switch value := selected.FlagValue(flag).(type) {
 		case time.Duration:
-			if value < 0 {
-				return usagef("--%s %v: want no time below 0", flag.Name, value)
+			if !flag.HasDefault && !flag.Set {
+				continue // not given
 			}
+			err = checkLeast(flag, value, leastTime, time.ParseDuration)
+		case size:
+			if !flag.HasDefault && !flag.Set {
+				continue // not given
+			}
+			err = checkLeast(flag, value, 1, parseSize)
 		case []address:
 			if flag.Required && len(value) == 0 {
 				return usagef("--%s: want %s, got none", flag.Name, flag.FormatPlaceHolder())
 			}
 		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func parseSize(text string) (s size, err error) {
+	err = s.UnmarshalText([]byte(text))
+	return s, err
+}
+
+// checkLeast holds a value to the flag's tag, or to least where it has none.
+func checkLeast[T ~int64](flag *kong.Flag, value, least T, parse func(string) (T, error)) error {
+	text := fmt.Sprint(least)
+	if flag.Tag.Has(leastTag) {
+		text = flag.Tag.Get(leastTag)
+		var err error
+		if least, err = parse(text); err != nil {
+			return fmt.Errorf("--%s: its tag says %s: %w", flag.Name, leastTag, err)
+		}
+	}
+	if value < least {
+		return usagef("--%s %v: want at least %s", flag.Name, value, text)
 	}
 	return nil
 }
