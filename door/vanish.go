@@ -65,5 +65,5 @@ func (j *joining) outlived(now time.Time) bool {
 func (r *room) all() []*line {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Collect(maps.Keys(r.lines))
+	return slices.AppendSeq(make([]*line, 0, len(r.lines)), maps.Keys(r.lines))
 }
