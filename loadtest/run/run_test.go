@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -102,9 +103,12 @@ func TestWhatIsMissingIsLost(t *testing.T) {
 // judged with the rest, and kept only where the two sides do not agree.
 func TestSessionsAreSettledWhileItRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // all workers call tick
 		n := map[string]int{}
 		s := &stage{t: t}
 		s.tick = func(name string, tick *worker.Tick) {
+			mu.Lock()
+			defer mu.Unlock()
 			n[name]++
 			e := &check.Entry{Sent: 10, Received: 10, Reason: check.OK, Over: tick.At}
 			if name == worker.RoleApp && n[name] == 4 {
