@@ -129,6 +129,11 @@ func TestIdleWorkAllocatesNothing(t *testing.T) {
 		"a visit of the wheel": func() { s.visit(now) },
 		"news of the position": func() { next++; s.feed.Advanced(next) },
 		"its entry in a lease": func() { s.lease() },
+		"a heartbeat": func() {
+			if err := s.takeHeartbeat(now, session.Heartbeat{}); err != nil {
+				t.Error(err)
+			}
+		},
 	} {
 		if n := testing.AllocsPerRun(100, f); n > 0 {
 			t.Errorf("%s: %v allocations", what, n)

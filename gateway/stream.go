@@ -220,11 +220,12 @@ func (s *stream) produced(seq uint64, offset int64, err error) {
 func (s *stream) produceNews() error {
 	for {
 		s.feed.mu.Lock()
-		rec, ok := s.relay.PendingRecord()
+		pending, ok := s.relay.PendingRecord()
 		s.feed.mu.Unlock()
 		if !ok {
 			return nil
 		}
+		rec := pending // which goes to the heap: not with each heartbeat
 		s.g.put(s.p, rec.Session, &rec, func(_ int64, err error) {
 			if err != nil { // the next attach says it again (row 16)
 				s.cut(fmt.Errorf("%w: %w", session.ErrProduce, err))

@@ -52,10 +52,14 @@ func TestHeartbeatsAreSpread(t *testing.T) {
 		}
 		time.Sleep(beat)
 		synctest.Wait()
+		all.mu.Lock()
 		clear(all.at)
 		all.n = 0
+		all.mu.Unlock()
 		time.Sleep(beat)
 		synctest.Wait()
+		all.mu.Lock()
+		defer all.mu.Unlock()
 		most := 0
 		for _, n := range all.at {
 			most = max(most, n)
