@@ -4,6 +4,7 @@ import (
 	"context"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,23 +12,22 @@ import (
 
 func TestMemoryIsGivenBackInQuietTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var made uint64
-		freed := 0
+		var made, freed atomic.Uint64
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
-		go giveBack(ctx, func() uint64 { return made }, func() { freed++ })
+		go giveBack(ctx, made.Load, func() { freed.Add(1) })
 		for range 10 { // busy: allocations call for collections
 			time.Sleep(quiet / 2)
 			synctest.Wait()
-			made++
+			made.Add(1)
 		}
-		if freed > 0 {
-			t.Errorf("memory given back %d times in a busy time", freed)
+		if n := freed.Load(); n > 0 {
+			t.Errorf("memory given back %d times in a busy time", n)
 		}
 		time.Sleep(3*quiet + quiet/4)
 		synctest.Wait()
-		if freed < 2 || freed > 3 {
-			t.Errorf("memory given back %d times in three quiet minutes", freed)
+		if n := freed.Load(); n < 2 || n > 3 {
+			t.Errorf("memory given back %d times in three quiet minutes", n)
 		}
 	})
 }
