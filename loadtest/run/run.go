@@ -53,7 +53,7 @@ var ErrInterrupted = errors.New("run: interrupted; the results are of what ran u
 var ErrHurried = errors.New("run: ended at once, and nothing was judged")
 
 // Run runs the scenario on moorage, and on the baselines in turn. When ctx ends
-// it ends in order within some ten seconds, and returns what was measured until
+// it ends in order within some fourteen seconds, and returns what was measured until
 // then together with ErrInterrupted. When Hurry is closed, too, workers are killed
 // and the site is closed; of that pass there are no results. Results are nil only
 // if nothing ran.
