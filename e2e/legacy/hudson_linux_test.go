@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -235,15 +236,19 @@ func (b *build) log() []byte {
 	return body
 }
 
-// wholeLog is the output of a build that has ended.
+// wholeLog is the output of a build that has ended, up to its last line: Hudson
+// calls a build ended a moment before it writes that.
 func (b *build) wholeLog(t *testing.T) (log []byte) {
 	t.Helper()
-	rig.Eventually(t, "Hudson shows a console", 2*time.Minute, func() bool {
+	rig.Eventually(t, "Hudson shows the end of "+b.node+"'s console", 2*time.Minute, func() bool {
 		log = b.log()
-		return log != nil
+		return lastLine.Match(log)
 	})
 	return log
 }
+
+// lastLine is the end of each console.
+var lastLine = regexp.MustCompile(`\nFinished: [A-Z]+\n$`)
 
 // waitLine waits until the build has put out its n-th line.
 func (b *build) waitLine(t *testing.T, n int, within time.Duration) {
