@@ -35,6 +35,7 @@ name: story
 description: six agents, and what a lossy gateway does to them
 length: 4s
 drain: 4s
+quiet: 10s
 groups:
   - name: g
     agents: 6

@@ -29,7 +29,6 @@ const (
 	nobodyLimit    = 30 * time.Second // from when the first agent comes until one gets in
 	undoLimit      = time.Minute      // for faults to be undone at the end
 	accountLimit   = 30 * time.Second // for accounts, beyond the drain
-	restQuiet      = 30 * time.Second // without a message or an end, after the drain: what is left is stuck
 	restLimit      = 10 * time.Minute // for what still moves, beyond the drain
 )
 
@@ -540,12 +539,12 @@ func (p *pass) gather(ctx context.Context, drain time.Duration, well bool) (map[
 // rest looks on while what is under way drains. What needs longer than the
 // drain is slow, not stuck, as long as messages still arrive somewhere: a
 // machine that is busy with other things, or a long queue, breaks no promise.
-// When nothing has moved for restQuiet, or after restLimit, workers are told to
-// wait no longer. An interruption, or a worker that is lost, leaves little time.
+// When nothing has moved for the scenario's Quiet, or after restLimit, workers
+// are told to wait no longer. An interruption, or a worker that is lost, leaves little time.
 func (p *pass) rest(ctx context.Context, gathered <-chan struct{}, drain time.Duration, giveUp func()) {
 	timer := time.NewTimer(drain)
 	defer timer.Stop()
-	last := time.Now().Add(drain + restLimit)
+	still, last := time.Duration(p.Scenario.Quiet), time.Now().Add(drain+restLimit)
 	said := false
 	for {
 		hurry := interruptDrain
@@ -554,7 +553,7 @@ func (p *pass) rest(ctx context.Context, gathered <-chan struct{}, drain time.Du
 			return
 		case <-timer.C:
 			p.mu.Lock()
-			quiet := min(time.Until(p.moved.Add(restQuiet)), time.Until(last))
+			quiet := min(time.Until(p.moved.Add(still)), time.Until(last))
 			p.mu.Unlock()
 			if quiet > 0 {
 				if !said {

@@ -125,6 +125,9 @@ func (c Config) withDefaults() Config {
 	if c.Scenario.Drain == 0 {
 		c.Scenario.Drain = scenario.Duration(time.Minute)
 	}
+	if c.Scenario.Quiet == 0 {
+		c.Scenario.Quiet = scenario.Duration(30 * time.Second)
+	}
 	if c.Tick == nil {
 		c.Tick = func(string, results.Tick) {}
 	}

@@ -151,23 +151,25 @@ func TestInterruptedRunStillReports(t *testing.T) {
 }
 
 // What is slow is not stuck: after the drain it is waited for as long as messages
-// still arrive, and half a minute. A second stop then ends it.
+// still arrive, and for the scenario's Quiet more. A second stop then ends it.
 func TestWhatStillMovesIsWaitedFor(t *testing.T) {
 	for _, tt := range []struct {
 		desc  string
 		until time.Duration // from the start: the last message
 		want  time.Duration // from the start: workers are told to give their accounts
+		quiet float64
 	}{
-		{"nothing moves any more", 2 * time.Second, 10*time.Second + time.Second},
-		{"a long queue", 100 * time.Second, 130 * time.Second},
-		{"an endless one", time.Hour, 10*time.Second + 10*time.Minute},
+		{"nothing moves any more", 2 * time.Second, 10*time.Second + time.Second, 0},
+		{"a long queue", 100 * time.Second, 130 * time.Second, 0},
+		{"a long queue, and little patience", 100 * time.Second, 105 * time.Second, 5},
+		{"an endless one", time.Hour, 10*time.Second + 10*time.Minute, 0},
 	} {
 		t.Run(tt.desc, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &stage{t: t, slow: true}
 				cfg := config(s)
 				cfg.Scenario.Length = seconds(3)
-				cfg.Scenario.Drain = seconds(40)
+				cfg.Scenario.Drain, cfg.Scenario.Quiet = seconds(40), seconds(tt.quiet)
 				began := time.Now()
 				s.tick = func(_ string, tick *worker.Tick) {
 					if time.Since(began) > tt.until {

@@ -99,6 +99,7 @@ func yamlSaid(err error) (line int, text string) {
 // complete fills in the zero values.
 func (s *Scenario) complete() {
 	s.Drain = cmp.Or(s.Drain, Duration(time.Minute))
+	s.Quiet = cmp.Or(s.Quiet, Duration(30*time.Second))
 	s.Seed = cmp.Or(s.Seed, 1)
 	s.Local.Gateways = cmp.Or(s.Local.Gateways, 1)
 	s.Local.Brokers = cmp.Or(s.Local.Brokers, "embedded")

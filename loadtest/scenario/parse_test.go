@@ -29,7 +29,8 @@ faults:
 	}
 	usual := scenario.Size{Parts: []scenario.Part{{Min: 256, Max: 256, Weight: 1}}, Text: "256"}
 	want := scenario.Scenario{
-		Name: "some-thing", Length: scenario.Duration(10 * time.Second), Drain: scenario.Duration(time.Minute), Seed: 1,
+		Name: "some-thing", Length: scenario.Duration(10 * time.Second), Drain: scenario.Duration(time.Minute),
+		Quiet: scenario.Duration(30 * time.Second), Seed: 1,
 		Local: scenario.Local{Gateways: 1, Brokers: "embedded", Partitions: 16},
 		Groups: []scenario.Group{
 			{Name: "g", Kind: scenario.Native, Agents: 1, Up: &scenario.Flow{Rate: 1, Pattern: scenario.Constant, Size: usual}},
@@ -105,6 +106,7 @@ func TestBadScenariosAreToldInOneLine(t *testing.T) {
 		{"unlike any key", small + "zzzzzz: 3\n", `x.yaml:4: unknown key "zzzzzz" at the top; the keys are name,`},
 		{"given twice", small + "length: 3s\n", "x.yaml:4: length: given twice"},
 		{"no unit", "length: 10\ngroups: []", "x.yaml:1: length: 10: want a duration with a unit"},
+		{"no patience", small + "quiet: 3ms\n", "x.yaml:4: quiet: 3ms: want 1s to 10m"},
 		{"no number", small + "seed: many\n", "x.yaml:4: seed: many: want a whole number, 0 or more"},
 		{"a fraction", small + "local: {gateways: 1.5}\n", "x.yaml:4: local.gateways: 1.5: want a whole number"},
 		{"a list for a value", small + "seed: [1]\n", "x.yaml:4: seed: want one value"},

@@ -17,6 +17,9 @@ type Scenario struct {
 	Warmup Duration `yaml:"warmup,omitempty" json:"warmup,omitempty"`
 	// Drain is how long what is under way at the end may take. 0: 60 s.
 	Drain Duration `yaml:"drain,omitempty" json:"drain,omitempty"`
+	// Quiet is for how long after the drain no message has arrived and no session
+	// has ended, when what is left counts as stuck. 0: 30 s.
+	Quiet Duration `yaml:"quiet,omitempty" json:"quiet,omitempty"`
 	// Seed makes arrivals, sizes and random faults; --seed overrides it. 0: 1.
 	Seed uint64 `yaml:"seed,omitempty" json:"seed,omitempty"`
 

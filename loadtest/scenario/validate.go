@@ -63,6 +63,8 @@ func (s *Scenario) frame() *Problem {
 		return wrong("warmup", "%s: want less than length, which is %s", s.Warmup, s.Length)
 	case s.Drain < 0 || s.Drain > Duration(time.Hour):
 		return wrong("drain", "%s: want 0 to 1h", s.Drain)
+	case s.Quiet < 0 || s.Quiet > 0 && s.Quiet < Duration(time.Second) || s.Quiet > Duration(10*time.Minute):
+		return wrong("quiet", "%s: want 1s to 10m", s.Quiet)
 	}
 	return nil
 }
