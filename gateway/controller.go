@@ -69,7 +69,7 @@ func (g *Gateway) find(ctx context.Context, name string) (*controller, view, err
 	if c == nil {
 		if len(g.controllers) >= g.cfg.Controllers {
 			g.mu.Unlock()
-			return nil, view{}, fmt.Errorf("%w: controllers", errTooMany)
+			return nil, view{}, errControllers
 		}
 		c = &controller{
 			g: g, name: name, topics: g.k.Topics(name),

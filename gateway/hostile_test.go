@@ -253,8 +253,8 @@ func TestOneAddressCannotTakeAllPlaces(t *testing.T) {
 		}
 		leaves = append(leaves, leave)
 	}
-	if _, err := th.enter(from("192.0.2.1:9"), 3); judge(err).code != codes.ResourceExhausted {
-		t.Errorf("a fourth: %v", err)
+	if _, err := th.enter(from("192.0.2.1:9"), 3); judge(err).code != codes.ResourceExhausted || judge(err).word != "address" {
+		t.Errorf("a fourth: %v, counted as %q", err, judge(err).word)
 	}
 	leave, err := th.enter(from("[2001:db8::1]:9"), 3)
 	if err != nil {
@@ -312,6 +312,9 @@ func TestControllersAreBounded(t *testing.T) {
 		}
 		if refused[codes.NotFound] != 2 || refused[codes.ResourceExhausted] != 3 {
 			t.Errorf("refused %v", refused)
+		}
+		if n := counted(g.metrics.refused, "controllers"); n != 3 {
+			t.Errorf("%v refusals counted, want 3", n)
 		}
 		time.Sleep(2 * time.Second)
 		g.mu.Lock()

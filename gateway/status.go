@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -22,6 +23,8 @@ var (
 	errTicketExpired     = errors.New("the resume ticket has expired")
 	errUnknownController = errors.New("no such controller")
 	errTooMany           = errors.New("this gateway has as many as it may")
+	errCrowd             = fmt.Errorf("%w: streams without Hello from one address", errTooMany)
+	errControllers       = fmt.Errorf("%w: controllers", errTooMany)
 	errDraining          = errors.New("this gateway is draining")
 	errClosing           = errors.New("this gateway is ending")
 	errStalled           = errors.New("no new sessions in this partition now, for Kafka does not acknowledge")
@@ -57,6 +60,10 @@ func judge(err error) verdict {
 		return verdict{codes.PermissionDenied, "ticket", 0}
 	case errors.Is(err, errUnknownController):
 		return verdict{codes.NotFound, "controller", 0}
+	case errors.Is(err, errCrowd):
+		return verdict{codes.ResourceExhausted, "address", 2 * time.Second}
+	case errors.Is(err, errControllers):
+		return verdict{codes.ResourceExhausted, "controllers", 2 * time.Second}
 	case errors.Is(err, errTooMany):
 		return verdict{codes.ResourceExhausted, "full", 2 * time.Second}
 	case errors.Is(err, errDraining):

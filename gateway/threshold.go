@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"fmt"
 	"net"
 	"sync"
 
@@ -31,7 +30,7 @@ func (t *threshold) enter(p *peer.Peer, most int) (leave func(), err error) {
 		t.waiting = make(map[string]int)
 	}
 	if t.waiting[addr] >= most {
-		return nil, fmt.Errorf("%w: streams without Hello from one address", errTooMany)
+		return nil, errCrowd
 	}
 	t.waiting[addr]++
 	return sync.OnceFunc(func() {

@@ -34,6 +34,8 @@ type gatewayCmd struct {
 
 	MaxSessions count `default:"20000" group:"bounds" help:"Sessions attached at once."`
 	MaxStreams  count `default:"25000" group:"bounds" help:"Streams open at once, with or without a session."`
+	PerAddress  count `name:"streams-per-address" default:"1024" group:"bounds" help:"Streams of one address that have not proved who they are."`
+	Controllers count `name:"max-controllers" default:"256" group:"bounds" help:"Controllers followed at once, for the agents of each."`
 	QueueBytes  size  `default:"8MiB" least:"64KiB" group:"bounds" help:"Bytes waiting for Kafka, per partition."`
 	CacheBytes  size  `default:"64MiB" group:"bounds" help:"Recent frames kept for agents that come back soon; older ones are read from Kafka."`
 	ReplayScans count `default:"4" group:"bounds" help:"Replays read from Kafka at once."`
@@ -202,6 +204,8 @@ func (c *gatewayCmd) config(p *process) (cfg gateway.Config, err error) {
 		Insecure:     c.Insecure,
 		MaxSessions:  int(c.MaxSessions),
 		MaxStreams:   int(c.MaxStreams),
+		MaxGreeting:  int(c.PerAddress),
+		Controllers:  int(c.Controllers),
 		QueueBytes:   int(c.QueueBytes),
 		CacheBytes:   int(c.CacheBytes),
 		ReplayScans:  int(c.ReplayScans),
