@@ -29,7 +29,7 @@ type controllerFlags struct {
 	Grace        time.Duration  `default:"240s" help:"How long a session is kept whose agent is away."`
 	SingleBroker bool           `help:"Bear topics on one broker, which outlive nothing. For trying things out."`
 	MaxSessions  count          `default:"10000" group:"bounds" help:"Sessions held at once; more are rejected."`
-	WindowBytes  size           `default:"1MiB" group:"bounds" help:"Bytes that an agent may have under way, per session; then it waits."`
+	WindowBytes  size           `default:"1MiB" least:"64KiB" group:"bounds" help:"Bytes that an agent may have under way, per session; then it waits."`
 }
 
 // start begins an incarnation of the controller.

@@ -257,16 +257,20 @@ func (l *sessionLine) detached(now time.Time) string {
 // or why nobody knows.
 func (l *sessionLine) why(now time.Time) string {
 	if l.Was != "" {
-		silence := "for more than " + silentAfter.String() // or ever: its beats are gone
-		if !l.Heard.IsZero() {
-			silence = "for " + age(l.Heard, now)
-		}
-		return fmt.Sprintf("was %s; controller not heard of %s", l.Was, silence)
+		return fmt.Sprintf("was %s; controller not heard of %s", l.Was, l.silence(now))
 	}
 	if l.Waits != "" {
 		return "waits for " + l.Waits
 	}
 	return strings.TrimSpace(l.Reason + " " + l.Text)
+}
+
+// silence is for how long a controller has not been heard of that is silent.
+func (l *sessionLine) silence(now time.Time) string {
+	if l.Heard.IsZero() {
+		return "for more than " + silentAfter.String() // or ever: its beats are gone
+	}
+	return "for " + age(l.Heard, now)
 }
 
 // oneSession names a session for show and end.
@@ -367,6 +371,8 @@ type sessionsEndCmd struct {
 func (*sessionsEndCmd) Help() string {
 	return `
 The order goes to the session's controller through Kafka; the session then ends with the reason OPERATOR.
+Where the controller is silent, this says so: the order waits for it, and a successor, which never sees the order,
+ends the session by itself.
 
 Example:
 
@@ -391,8 +397,22 @@ func (c *sessionsEndCmd) Run(ctx context.Context, p *process) error {
 	if err := writeEnd(ctx, client, l, c.Text); err != nil {
 		return fmt.Errorf("session %s: %w", l.Session, err)
 	}
-	_, err = fmt.Fprintf(p.stdout, "session %s: told controller %s to end it\n", l.Session, l.Controller)
+	_, err = fmt.Fprintln(p.stdout, orderGiven(ctx, client, l))
 	return err
+}
+
+// orderGiven says what is known once Kafka has the order: whether somebody is
+// there who takes it.
+func orderGiven(ctx context.Context, client *bridge.Client, l sessionLine) string {
+	one := []sessionLine{l}
+	switch err := doubt(ctx, client, one); {
+	case err != nil:
+		return fmt.Sprintf("session %s: the order is in Kafka; whether controller %s is there to take it is not known: %v", l.Session, l.Controller, err)
+	case one[0].Was != "":
+		return fmt.Sprintf("session %s: the order is in Kafka, but controller %s has not been heard of %s; it ends the session once it is back, and a successor does without the order",
+			l.Session, l.Controller, one[0].silence(time.Now()))
+	}
+	return fmt.Sprintf("session %s: told controller %s to end it", l.Session, l.Controller)
 }
 
 func writeEnd(ctx context.Context, client *bridge.Client, l sessionLine, text string) error {
