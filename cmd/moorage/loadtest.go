@@ -7,7 +7,9 @@ import (
 	"path/filepath"
 
 	"github.com/moorage-dev/moorage/loadtest/report"
+	loadrun "github.com/moorage-dev/moorage/loadtest/run"
 	"github.com/moorage-dev/moorage/loadtest/scenario"
+	"github.com/moorage-dev/moorage/loadtest/site"
 )
 
 type loadtestCmd struct {
@@ -76,7 +78,7 @@ type loadtestValidateCmd struct {
 // Help gives the examples.
 func (*loadtestValidateCmd) Help() string {
 	return `
-Prints one line for each file that is not as it should be: where, what, and how to mend it.
+Prints one line for each file that is not as it should be: where, what, and how to mend it. Its faults are planned too, for the deployment that its local section describes.
 
 Examples:
 
@@ -88,7 +90,7 @@ Examples:
 func (c *loadtestValidateCmd) Run(p *process) error {
 	var last error
 	for _, name := range c.File {
-		if _, _, err := scenario.Open(name); err != nil {
+		if err := validate(name); err != nil {
 			if last != nil {
 				fmt.Fprintln(p.stderr, "moorage: "+oneLine(last.Error()))
 			}
@@ -101,6 +103,18 @@ func (c *loadtestValidateCmd) Run(p *process) error {
 		return usageError{last}
 	}
 	return nil
+}
+
+// validate checks a file, and whether its faults can be done. They could go to any
+// deployment: --old-binary is taken for given.
+func validate(name string) error {
+	sc, _, err := scenario.Open(name)
+	if err != nil {
+		return err
+	}
+	cfg := loadrun.Config{Scenario: sc, Site: site.Config{Old: "given"}}
+	_, err = cfg.Foresee()
+	return scenario.Locate(err, name)
 }
 
 type loadtestReportCmd struct {

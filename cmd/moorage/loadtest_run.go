@@ -78,14 +78,14 @@ var errMissed = errors.New("loadtest: not clean; see the verdict above")
 func (c *loadtestRunCmd) Run(ctx context.Context, k *kong.Context, p *process) error {
 	sc, err := c.scenario()
 	if err != nil {
-		return usageError{err}
+		return usageError{c.locate(err)}
 	}
 	cfg, err := c.config(sc, p)
 	if err != nil {
 		return err
 	}
 	if err := cfg.Check(); err != nil {
-		return usageError{err}
+		return usageError{c.locate(err)}
 	}
 	// Before anything is made: it begins the program again.
 	if err := loadrun.Isolate(cfg); err != nil {
@@ -207,6 +207,15 @@ func (c *loadtestRunCmd) scenario() (sc scenario.Scenario, err error) {
 		return sc, err
 	}
 	return sc, sc.Validate()
+}
+
+// locate adds the place in the file to what is wrong with it once flags had their
+// say. After --length the file's faults may have other numbers.
+func (c *loadtestRunCmd) locate(err error) error {
+	if c.Length != 0 {
+		return err
+	}
+	return scenario.Locate(err, c.Scenario)
 }
 
 // setLocal overrides what a scenario says of its deployment.

@@ -1,7 +1,6 @@
 package fault
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -41,7 +40,7 @@ func (w world) chaos(c scenario.Chaos, planned []scenario.Fault, partitions int,
 		return nil, err
 	}
 	if c.Every <= 0 {
-		return nil, fmt.Errorf("fault: chaos.every: %v: want a distance above 0", time.Duration(c.Every))
+		return nil, wrong("chaos.every", "%v: want a distance above 0", time.Duration(c.Every))
 	}
 	var calendar calendar
 	grown := 0
@@ -64,7 +63,7 @@ func (w world) chaos(c scenario.Chaos, planned []scenario.Fault, partitions int,
 			return faults, nil
 		}
 		if len(faults)+len(planned) >= maxPlan {
-			return nil, fmt.Errorf("fault: chaos: more than %d faults; make every longer", maxPlan)
+			return nil, wrong("chaos.every", "%v: more than %d faults; make it longer", every, maxPlan)
 		}
 		calendar = calendar.since(at)
 		fits := func(kind string) bool {
@@ -137,7 +136,7 @@ func (w world) chaosKinds(c scenario.Chaos) (kinds []string, err error) {
 		kinds = slices.DeleteFunc(kinds, func(k string) bool { return k == DiskFull })
 	}
 	if len(kinds) == 0 {
-		return nil, errors.New("fault: chaos: this target can do none of its kinds; use --local")
+		return nil, wrong("chaos.kinds", "this target can do none of them; use --local")
 	}
 	return kinds, nil
 }

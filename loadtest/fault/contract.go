@@ -37,6 +37,14 @@ const (
 	DiskFull      = "disk-full"      // a broker's data is on a small tmpfs, which is filled; real brokers
 )
 
+// Kinds by what they need of a target: processes that the harness has started,
+// proxies in its legs, or the embedded broker's hooks.
+var (
+	OnProcesses = []string{Kill, Stop, Rolling, Freeze}
+	OnLegs      = []string{Cut, Reset, HalfOpen, Latency, Bandwidth, Slice, SlowClose, SlowBroker}
+	OnEmbedded  = []string{ProduceUnanswered, ProduceRefused, FetchFailed, NotLeader}
+)
+
 // Kinds lists all of them.
 var Kinds = []string{
 	Kill, Stop, Rolling, Freeze, Upgrade, CutAgents, RestartAgents,

@@ -52,7 +52,7 @@ func (w world) grow(adds []named) (n int, err error) {
 	n = w.starts
 	for _, f := range adds {
 		if n, err = Grown(n, f.With); err != nil {
-			return n, fmt.Errorf("fault: %s: %s at %s: %w", f.name, f.Do, time.Duration(f.At), err)
+			return n, wrong(f.name, "%s at %s: %v", f.Do, time.Duration(f.At), err)
 		}
 	}
 	return n, nil

@@ -54,13 +54,13 @@ func TestPartitionsThatCannotBeAreToldBeforeAnyLoad(t *testing.T) {
 	}{
 		{64, []scenario.Fault{{At: seconds(1), Do: AddPartitions, Every: seconds(10), Times: 2}}, ""},
 		{64, []scenario.Fault{{At: seconds(1), Do: AddPartitions, Every: seconds(10), Times: 3}},
-			"fault: faults[0]: add-partitions at 21s: 256 partitions and 256 more are above 256"},
+			"scenario: faults[0]: add-partitions at 21s: 256 partitions and 256 more are above 256"},
 		{0, []scenario.Fault{{At: seconds(1), Do: AddPartitions, With: count("48")}, {At: seconds(9), Do: AddPartitions}}, ""},
 		{0, []scenario.Fault{{At: seconds(9), Do: AddPartitions}, {At: seconds(1), Do: AddPartitions, With: count("8")}},
-			"fault: faults[1]: add-partitions at 1s: 16 partitions and 8 more are 24, which is no power of two; set count to 16, or leave it out"},
+			"scenario: faults[1]: add-partitions at 1s: 16 partitions and 8 more are 24, which is no power of two; set count to 16, or leave it out"},
 		{0, []scenario.Fault{{At: seconds(9), Do: AddPartitions, With: count("16")}, {At: seconds(1), Do: AddPartitions}},
-			"fault: faults[0]: add-partitions at 9s: 32 partitions and 16 more are 48, which is no power of two"},
-		{512, []scenario.Fault{{At: seconds(1), Do: AddPartitions}}, "fault: faults[0]: add-partitions at 1s: 512 partitions and 512 more are above 256"},
+			"scenario: faults[0]: add-partitions at 9s: 32 partitions and 16 more are 48, which is no power of two"},
+		{512, []scenario.Fault{{At: seconds(1), Do: AddPartitions}}, "scenario: faults[0]: add-partitions at 1s: 512 partitions and 512 more are above 256"},
 	} {
 		sc := minute("embedded", tt.faults...)
 		sc.Local.Partitions = tt.start

@@ -35,7 +35,8 @@ const maxPlan = 100_000
 // themselves. What the scenario leaves open is filled in by the kind's Defaults.
 //
 // What the scenario asks for is done as it stands, survivable or not. Chaos is
-// always survivable: see Chaos.
+// always survivable: see Chaos. Of what cannot be done an error tells, which is a
+// [*scenario.Problem]: nothing is left out in silence.
 func Plan(sc scenario.Scenario, can []string, seed uint64) ([]Planned, error) {
 	w := worldOf(sc, can)
 	var faults []scenario.Fault
@@ -47,7 +48,7 @@ func Plan(sc scenario.Scenario, can []string, seed uint64) ([]Planned, error) {
 		}
 		several, err := w.expand(f, draws(seed, name), maxPlan-len(faults))
 		if err != nil {
-			return nil, fmt.Errorf("%w, at %s", err, name)
+			return nil, &scenario.Problem{Path: name, Text: err.Error()}
 		}
 		faults = append(faults, several...)
 		for _, one := range several {
@@ -85,6 +86,9 @@ func draws(seed uint64, part string) *rand.Rand {
 // expand makes single faults with single targets out of one of a scenario.
 func (w world) expand(f scenario.Fault, rng *rand.Rand, room int) (faults []scenario.Fault, err error) {
 	f = Defaults(f)
+	if err := w.ends(f); err != nil {
+		return nil, err
+	}
 	times := 1
 	if f.Every > 0 {
 		// The last one may still end within the scenario.
@@ -101,10 +105,31 @@ func (w world) expand(f scenario.Fault, rng *rand.Rand, room int) (faults []scen
 		one.With = maps.Clone(f.With)
 		faults = append(faults, w.aim(one, rng)...)
 		if len(faults) > room {
-			return nil, fmt.Errorf("fault: more than %d faults; make every longer", maxPlan)
+			return nil, fmt.Errorf("more than %d faults; make every longer", maxPlan)
 		}
 	}
 	return faults, nil
+}
+
+// ends tells of a fault that goes from one target to the next, and would reach the
+// last of them behind the end.
+func (w world) ends(f scenario.Fault) error {
+	n := 1
+	switch f.To {
+	case "gateways":
+		n = w.gateways
+	case "brokers":
+		n = w.brokers
+	}
+	each, lasts := time.Duration(f.For)+between, time.Duration(f.For)
+	if turns(f.Do) {
+		each, lasts = time.Duration(f.For), 0 // and what an end and a start take
+	}
+	if last := time.Duration(f.At) + time.Duration(max(n-1, 0))*each + lasts; n > 1 && last >= w.length {
+		return fmt.Errorf("%s to %s: the last of %d is over at %s, behind the end; length is %s: let it begin earlier or take less time (for)",
+			f.Do, f.To, n, last, w.length)
+	}
+	return nil
 }
 
 // between is how long one has to come back before the next is struck, where a
@@ -246,14 +271,18 @@ func worldOf(sc scenario.Scenario, can []string) world {
 	return w
 }
 
+func wrong(path, format string, args ...any) error {
+	return &scenario.Problem{Path: path, Text: fmt.Sprintf(format, args...)}
+}
+
 // does says in one line why a target cannot do a kind, if it cannot.
 func (w world) does(name, kind string) error {
 	d, known := defaults[kind]
 	switch {
 	case !known:
-		return fmt.Errorf("fault: %s: %q is no kind of fault; want one of %s", name, kind, strings.Join(Kinds, ", "))
+		return wrong(name, "%q is no kind of fault; want one of %s", kind, strings.Join(Kinds, ", "))
 	case !slices.Contains(w.can, kind):
-		return fmt.Errorf("fault: %s: this target cannot do %s; %s", name, kind, d.needs)
+		return wrong(name, "this target cannot do %s; %s", kind, d.needs)
 	}
 	return nil
 }
@@ -265,7 +294,7 @@ func (w world) possible(name string, f scenario.Fault) error {
 	}
 	f = Defaults(f)
 	cannot := func(why, could string) error {
-		return fmt.Errorf("fault: %s: %s to %s: %s; %s", name, f.Do, f.To, why, could)
+		return wrong(name, "%s to %s: %s; %s", f.Do, f.To, why, could)
 	}
 	target, number := split(f.To)
 	switch {

@@ -132,28 +132,32 @@ func TestAFaultDrawsByItself(t *testing.T) {
 }
 
 func TestImpossibleFaultsAreTold(t *testing.T) {
-	some := []string{CutAgents, RestartAgents, Kill, Freeze, ProduceRefused}
+	some := []string{CutAgents, RestartAgents, Kill, Rolling, Freeze, ProduceRefused}
 	for _, tt := range []struct {
 		sc   scenario.Scenario
 		want string
 	}{
 		{minute("embedded", scenario.Fault{Do: "kil"}),
-			`fault: faults[0]: "kil" is no kind of fault; want one of kill, stop,`},
+			`scenario: faults[0]: "kil" is no kind of fault; want one of kill, stop,`},
 		{minute("1", scenario.Fault{Do: Kill}, scenario.Fault{Do: Quota}),
-			"fault: faults[1]: this target cannot do quota; a real Kafka that the harness starts does: use --local brokers=1 or brokers=3"},
+			"scenario: faults[1]: this target cannot do quota; a real Kafka that the harness starts does: use --local brokers=1 or brokers=3"},
 		{minute("embedded", scenario.Fault{Do: Freeze, To: "broker-1"}),
-			"fault: faults[0]: freeze to broker-1: the embedded broker is no process"},
+			"scenario: faults[0]: freeze to broker-1: the embedded broker is no process"},
 		{minute("1", scenario.Fault{Do: Kill, To: "broker-2"}),
-			"fault: faults[0]: kill to broker-2: there are 1 brokers; use --local brokers=3"},
+			"scenario: faults[0]: kill to broker-2: there are 1 brokers; use --local brokers=3"},
 		{minute("1", scenario.Fault{Do: Kill, To: "gateway-4"}),
-			"fault: faults[0]: kill to gateway-4: there are 3 gateways; use --local gateways=4"},
+			"scenario: faults[0]: kill to gateway-4: there are 3 gateways; use --local gateways=4"},
 		{minute("1", scenario.Fault{Do: Kill, To: "connector"}),
-			"fault: faults[0]: kill to connector: the scenario has no legacy group, so there is no connector; add a group with kind: legacy"},
+			"scenario: faults[0]: kill to connector: the scenario has no legacy group, so there is no connector; add a group with kind: legacy"},
 		{minute("1", scenario.Fault{Do: Kill, To: "gateway", Every: 1}),
-			"fault: more than 100000 faults; make every longer, at faults[0]"},
+			"scenario: faults[0]: more than 100000 faults; make every longer"},
+		{minute("1", scenario.Fault{At: seconds(55), Do: Kill, To: "gateways", For: seconds(1)}),
+			"scenario: faults[0]: kill to gateways: the last of 3 is over at 1m2s, behind the end; length is 1m0s: let it begin"},
+		{minute("3", scenario.Fault{At: seconds(50), Do: Rolling, To: "brokers", For: seconds(5)}),
+			"scenario: faults[0]: rolling to brokers: the last of 3 is over at 1m0s, behind the end"},
 		{scenario.Scenario{Length: seconds(60), Chaos: &scenario.Chaos{Every: seconds(1), Kinds: []string{Upgrade}}},
-			"fault: chaos.kinds[0]: this target cannot do upgrade; gateways of --local that started as another build do: use --old-binary"},
-		{scenario.Scenario{Length: seconds(60), Chaos: &scenario.Chaos{}}, "fault: chaos.every: 0s: want a distance above 0"},
+			"scenario: chaos.kinds[0]: this target cannot do upgrade; gateways of --local that started as another build do: use --old-binary"},
+		{scenario.Scenario{Length: seconds(60), Chaos: &scenario.Chaos{}}, "scenario: chaos.every: 0s: want a distance above 0"},
 	} {
 		_, err := Plan(tt.sc, some, 1)
 		if err == nil || !strings.HasPrefix(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {

@@ -8,11 +8,6 @@ import (
 	"github.com/moorage-dev/moorage/loadtest/site"
 )
 
-// onLegs are the faults that need a proxy in a leg.
-var onLegs = []string{
-	fault.Cut, fault.Reset, fault.HalfOpen, fault.Latency, fault.Bandwidth, fault.Slice, fault.SlowClose, fault.SlowBroker,
-}
-
 // prepare has the site made ready for the faults of a scenario, and for no
 // others: each costs something.
 func prepare(cfg *site.Config, sc scenario.Scenario) {
@@ -28,7 +23,7 @@ func prepare(cfg *site.Config, sc scenario.Scenario) {
 			cfg.Proxied = true // all that the target can do
 		}
 	}
-	cfg.Proxied = cfg.Proxied || slices.ContainsFunc(onLegs, func(k string) bool { return kinds[k] })
+	cfg.Proxied = cfg.Proxied || slices.ContainsFunc(fault.OnLegs, func(k string) bool { return kinds[k] })
 	cfg.Holes = cfg.Holes || kinds[fault.BlackHole]
 	cfg.Small = cfg.Small || kinds[fault.DiskFull]
 }

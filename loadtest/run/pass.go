@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -156,18 +155,6 @@ func (p *pass) startAll() (err error) {
 		}
 	}
 	return p.startWorkers(legacy)
-}
-
-// can lists the faults that are possible: the target's, and those of agents,
-// which workers do.
-func (p *pass) can() []string {
-	kinds := p.site.Can()
-	for _, k := range []string{fault.CutAgents, fault.RestartAgents} {
-		if !slices.Contains(kinds, k) {
-			kinds = append(slices.Clone(kinds), k)
-		}
-	}
-	return kinds
 }
 
 // order is the plan of a role.

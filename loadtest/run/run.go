@@ -109,6 +109,9 @@ func (c Config) Check() error {
 				g.Name, scenario.DoorShim)
 		}
 	}
+	if _, err := c.Foresee(); err != nil {
+		return err
+	}
 	return c.withDefaults().enoughFiles(openFiles())
 }
 

@@ -166,14 +166,11 @@ func (s *Scenario) target(path, to string, allowed []string) *Problem {
 	}
 	n, err := strconv.Atoi(m[2])
 	have, of := s.Local.Gateways, "gateways"
-	switch m[1] {
-	case "broker":
+	if m[1] == "broker" || m[1] == "app-kafka" { // whose number is a broker's
 		have, of = s.Local.nodes(), "brokers"
-	case "gateway-kafka", "app-kafka":
-		have, of = max(s.Local.nodes(), s.Local.Gateways), "gateways or brokers"
 	}
 	if err != nil || n > have {
-		return wrong(path, "%s: there are %d %s", to, have, of)
+		return wrong(path, "%s: there are %d %s: name one of those, or have more (local.%s)", to, have, of, of)
 	}
 	return nil
 }

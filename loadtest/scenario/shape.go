@@ -26,13 +26,19 @@ func newShape() *shape { return &shape{lines: map[string]int{}} }
 
 // line is that of path, or of the nearest key above it that is written.
 func (s *shape) line(path string) int {
-	for path != "" {
-		if line, found := s.lines[path]; found {
-			return line
-		}
-		path = path[:max(0, strings.LastIndexAny(path, ".["))]
+	if line, written := s.written(path); written {
+		return line
 	}
 	return 1
+}
+
+// written finds the same, if any is.
+func (s *shape) written(path string) (line int, found bool) {
+	for path != "" && !found {
+		line, found = s.lines[path]
+		path = path[:max(0, strings.LastIndexAny(path, ".["))]
+	}
+	return line, found
 }
 
 func (s *shape) check(root *yaml.Node) *Problem {

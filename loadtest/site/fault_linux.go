@@ -28,45 +28,8 @@ const (
 // An undo ends a fault.
 type undo = func(context.Context) error
 
-var (
-	onProcesses = []string{fault.Kill, fault.Stop, fault.Rolling, fault.Freeze}
-	onLegs      = []string{fault.Cut, fault.Reset, fault.HalfOpen, fault.Latency, fault.Bandwidth, fault.Slice, fault.SlowClose, fault.SlowBroker}
-	onEmbedded  = []string{fault.ProduceUnanswered, fault.ProduceRefused, fault.FetchFailed, fault.NotLeader}
-)
-
-// Can lists what Do does with this target. Those of agents are their workers'.
-func (s *site) Can() []string {
-	var all []string
-	if len(s.gateways) > 0 || s.kafka != nil && s.kafka.apache != nil || s.server != nil {
-		all = append(all, onProcesses...)
-	}
-	if len(s.gateways) > 0 && s.cfg.Old != "" {
-		all = append(all, fault.Upgrade)
-	}
-	if s.legs != nil {
-		all = append(all, onLegs...)
-		if !s.brokerLegs() {
-			all = slices.DeleteFunc(all, func(k string) bool { return k == fault.SlowBroker })
-		}
-	}
-	if s.net != nil {
-		all = append(all, fault.BlackHole)
-	}
-	if s.kafka == nil || s.cfg.System != Moorage {
-		return all
-	}
-	all = append(all, fault.AddPartitions)
-	if s.kafka.embedded != nil {
-		all = append(all, onEmbedded...)
-	}
-	if s.kafka.apache != nil {
-		all = append(all, fault.Quota)
-	}
-	if s.kafka.disk != nil {
-		all = append(all, fault.DiskFull)
-	}
-	return all
-}
+// Can lists the kinds that Do does with this target.
+func (s *site) Can() []string { return Kinds(s.cfg) }
 
 // brokerLegs tells whether there are proxies before brokers: clients of others'
 // Kafka are told its own addresses.
@@ -75,7 +38,7 @@ func (s *site) brokerLegs() bool { return s.legs != nil && s.kafka != nil && len
 // why says what is missing for a kind of fault.
 func (s *site) why(kind string) string {
 	switch {
-	case slices.Contains(onEmbedded, kind):
+	case slices.Contains(fault.OnEmbedded, kind):
 		return "only the embedded broker can; use --local brokers=embedded"
 	case kind == fault.Quota:
 		return "only real brokers that the harness starts can; use --local brokers=1 or 3"
@@ -85,7 +48,7 @@ func (s *site) why(kind string) string {
 		return "it needs gateways in networks of their own; use --local, without --gateway and --kafka"
 	case kind == fault.Upgrade:
 		return "it needs another build of moorage; name it with --old-binary"
-	case slices.Contains(onLegs, kind):
+	case slices.Contains(fault.OnLegs, kind):
 		return "it needs proxies, which the harness puts before what it starts itself; use --local"
 	}
 	return "the harness does not own the processes; use --local"
