@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"fmt"
 	"sync"
 	"time"
 
@@ -22,31 +23,35 @@ const (
 )
 
 func (c *Controller) bequests() {
-	c.bequest()
+	seen := make(map[int32]int64)
+	c.bequest(seen)
 	select {
 	case <-time.After(bequestAgain):
-		c.bequest()
+		c.bequest(seen)
 	case <-c.life.Done():
 	}
 }
 
 // bequest takes over the presence that older incarnations have left: their
 // sessions have ended with them, and nobody else would say so. It is news for
-// operators, so a failure is only logged.
-func (c *Controller) bequest() {
+// operators, so a failure is only logged. seen has, by partition, up to where
+// an earlier look has counted what nobody can read.
+func (c *Controller) bequest(seen map[int32]int64) {
 	t := c.topics.sessions
 	var mu sync.Mutex
 	left := make(map[string]*logv1.SessionPresence)
-	take := func(m bridge.Message) {
-		p := new(logv1.SessionPresence)
+	take := func(partition int32, m bridge.Message) {
 		mu.Lock()
 		defer mu.Unlock()
 		delete(left, string(m.Key))
-		if m.Value == nil || proto.Unmarshal(m.Value, p) != nil || len(p.GetSessionId()) != len(envelope.SessionID{}) {
+		if m.Value == nil {
 			return
 		}
-		inc, err := session.ParseIncarnation(p.GetIncarnation())
-		if err == nil && inc != c.incarnation && c.incarnation.NewerThan(inc) {
+		p, inc, err := parsePresence(m.Value)
+		switch {
+		case err != nil && m.Offset >= seen[partition]:
+			c.unreadable(t.Name, partition, m.Offset, err)
+		case err == nil && c.incarnation.NewerThan(inc):
 			left[string(m.Key)] = p
 		}
 	}
@@ -69,11 +74,12 @@ func (c *Controller) bequest() {
 			continue
 		}
 		failed := make(chan error, 1)
-		f := reader.Follow(t, i, oldest, take, func(err error) { failed <- err })
+		f := reader.Follow(t, i, oldest, func(m bridge.Message) { take(i, m) }, func(err error) { failed <- err })
 		if !c.readTo(f, next, failed, until) {
 			c.log.Warn("older presence not seen", "topic", t.Name, "partition", i)
 		}
 		f.Stop()
+		seen[i] = max(seen[i], f.Next())
 	}
 	mu.Lock()
 	defer mu.Unlock()
@@ -88,6 +94,19 @@ func (c *Controller) bequest() {
 		c.presence.inherit(h)
 	}
 	c.stir()
+}
+
+// parsePresence reads one record of the sessions topic.
+func parsePresence(value []byte) (p *logv1.SessionPresence, inc envelope.Incarnation, err error) {
+	p = new(logv1.SessionPresence)
+	if err := proto.Unmarshal(value, p); err != nil {
+		return nil, inc, err
+	}
+	if n := len(p.GetSessionId()); n != len(envelope.SessionID{}) {
+		return nil, inc, fmt.Errorf("controller: presence of a session id of %d bytes", n)
+	}
+	inc, err = session.ParseIncarnation(p.GetIncarnation())
+	return p, inc, err
 }
 
 // readTo waits until f has read up to next.

@@ -16,7 +16,7 @@ type Stats struct {
 	Sessions   int    // held now
 	Waiting    int    // of these, not yet handed out by Accept
 	Records    uint64 // read from up partitions
-	Unreadable uint64 // records that were foreign, corrupt or of another version, heartbeats too: dropped
+	Unreadable uint64 // records that were foreign, corrupt or of another version: dropped; heartbeats, and the presence read at the start, too
 	Opened     uint64 // sessions shown to the application
 	Rejected   uint64 // sessions that a bound of this controller turned down
 	Ended      uint64 // sessions whose ending is in Kafka

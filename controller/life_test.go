@@ -139,6 +139,35 @@ func TestForeignHeartbeatsEndNobody(t *testing.T) {
 	})
 }
 
+// What anybody else writes among the sessions' presence is counted once,
+// however often it is read.
+func TestForeignPresenceIsCounted(t *testing.T) {
+	story(t, func(r *rig) {
+		var log lines
+		cfg := r.config()
+		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		write := func(value []byte) {
+			r.written(func(done func(int64, error)) { r.producer.Send(r.names.Sessions, 0, []byte("key"), value, done) })
+		}
+		write([]byte("\xff what is this?"))
+		write(marshal(&logv1.SessionPresence{SessionId: []byte("short")}))
+		c := r.start(cfg)
+		time.Sleep(time.Second)
+		if st := c.Stats(); st.Unreadable != 2 {
+			r.Errorf("%d unreadable records at the start, want 2", st.Unreadable)
+		}
+		write(nil) // a tombstone is none
+		write([]byte("\xff again"))
+		time.Sleep(bequestAgain)
+		if st := c.Stats(); st.Unreadable != 3 {
+			r.Errorf("%d unreadable records after a second look, want 3", st.Unreadable)
+		}
+		if n := strings.Count(log.String(), "topic="+r.names.Sessions); n != 2 {
+			r.Errorf("%d lines for two bursts:\n%s", n, log.String())
+		}
+	})
+}
+
 // lines is a log to look at.
 type lines struct {
 	mu  sync.Mutex

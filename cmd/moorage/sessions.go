@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -101,8 +102,9 @@ func fromMillis(ms int64) time.Time {
 	return time.UnixMilli(ms).UTC()
 }
 
-// readSessions returns what controllers last wrote of their sessions, oldest first.
-func readSessions(ctx context.Context, client *bridge.Client, prefix string, only controllerName) ([]sessionLine, error) {
+// readSessions returns what controllers last wrote of their sessions, oldest
+// first. Of records that are not of Moorage the log tells how many there are.
+func readSessions(ctx context.Context, client *bridge.Client, log *slog.Logger, prefix string, only controllerName) ([]sessionLine, error) {
 	controllers, err := controllersOf(ctx, client, prefix, only)
 	if err != nil {
 		return nil, err
@@ -110,16 +112,24 @@ func readSessions(ctx context.Context, client *bridge.Client, prefix string, onl
 	var all []sessionLine
 	for _, controller := range controllers {
 		latest := map[string]sessionLine{}
-		err := readState(ctx, client, client.Topics(controller).Sessions, func(m bridge.Message) {
+		topic, foreign := client.Topics(controller).Sessions, 0
+		err := readState(ctx, client, topic, func(m bridge.Message) {
+			delete(latest, string(m.Key))
+			if m.Value == nil {
+				return
+			}
 			var s logv1.SessionPresence
-			if m.Value == nil || proto.Unmarshal(m.Value, &s) != nil {
-				delete(latest, string(m.Key)) // a record nobody can read says as little as a tombstone
+			if proto.Unmarshal(m.Value, &s) != nil || len(s.GetSessionId()) != len(envelope.SessionID{}) {
+				foreign++
 				return
 			}
 			latest[string(m.Key)] = newSessionLine(controller, &s)
 		})
 		if err != nil {
 			return nil, err
+		}
+		if foreign > 0 {
+			log.Warn("sessions: records that are not of Moorage; who else writes here?", "topic", topic, "records", foreign)
 		}
 		all = slices.AppendSeq(all, maps.Values(latest))
 	}
@@ -214,7 +224,7 @@ func (c *sessionsListCmd) Run(ctx context.Context, p *process) error {
 		return err
 	}
 	defer client.Close()
-	lines, err := readSessions(ctx, client, string(c.TopicPrefix), c.Controller)
+	lines, err := readSessions(ctx, client, p.log, string(c.TopicPrefix), c.Controller)
 	if err != nil {
 		return err
 	}
@@ -280,11 +290,11 @@ type oneSession struct {
 	Controller controllerName `placeholder:"NAME" help:"Whose session; all controllers are searched by default."`
 }
 
-func (c *oneSession) find(ctx context.Context, client *bridge.Client) (sessionLine, error) {
+func (c *oneSession) find(ctx context.Context, client *bridge.Client, p *process) (sessionLine, error) {
 	if c.Session == "" {
 		return sessionLine{}, usagef("<session> is empty; give the beginning of an id, moorage sessions list shows them")
 	}
-	lines, err := readSessions(ctx, client, string(c.TopicPrefix), c.Controller)
+	lines, err := readSessions(ctx, client, p.log, string(c.TopicPrefix), c.Controller)
 	if err != nil {
 		return sessionLine{}, err
 	}
@@ -315,7 +325,7 @@ func (c *sessionsShowCmd) Run(ctx context.Context, p *process) error {
 		return err
 	}
 	defer client.Close()
-	l, err := c.find(ctx, client)
+	l, err := c.find(ctx, client, p)
 	if err != nil {
 		return err
 	}
@@ -387,7 +397,7 @@ func (c *sessionsEndCmd) Run(ctx context.Context, p *process) error {
 		return err
 	}
 	defer client.Close()
-	l, err := c.find(ctx, client)
+	l, err := c.find(ctx, client, p)
 	if err != nil {
 		return err
 	}
