@@ -61,7 +61,7 @@ func CompareHTML(w io.Writer, dirs []string) error {
 	}
 	v.assets = newAssets()
 	v.Title = "Comparison of " + strconv.Itoa(len(dirs)) + " load tests"
-	if err := pages.ExecuteTemplate(w, "compare", v); err != nil {
+	if err := pages().ExecuteTemplate(w, "compare", v); err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/moorage-dev/moorage/check"
@@ -38,7 +39,11 @@ var (
 	compareText string
 )
 
-var pages = template.Must(template.Must(template.New("page").Parse(pageText)).New("compare").Parse(compareText))
+// pages are parsed when the first is written: most programs with this package
+// in them never write one, and all of them would wait for it at their start.
+var pages = sync.OnceValue(func() *template.Template {
+	return template.Must(template.Must(template.New("page").Parse(pageText)).New("compare").Parse(compareText))
+})
 
 // Bounds of a page. With more runs each of them has fewer points, and at least
 // fewestPoints; what is left out of tables is in results.json.
@@ -68,7 +73,7 @@ func HTML(w io.Writer, r *results.Results) error {
 		return err
 	}
 	v.Data = data
-	if err := pages.ExecuteTemplate(w, "page", v); err != nil {
+	if err := pages().ExecuteTemplate(w, "page", v); err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
 	return nil
