@@ -4,7 +4,6 @@ package shim
 
 import (
 	"errors"
-	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -13,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/moorage-dev/moorage/seeded"
+	"github.com/moorage-dev/moorage/shim/guard"
 )
 
 // terminate is what ends an agent when no other signal does.
@@ -39,49 +38,24 @@ func Forwarded() []os.Signal {
 // same program again, that waits for the end of a pipe which the shim holds
 // and never writes to. What leaves the group by itself leaves the guard too.
 type group struct {
-	private string // removed by the guard
-	leader  *guard // nil: not started yet
+	private string  // removed by the guard
+	leader  *leader // nil: not started yet
 }
 
-// A guard is a process that leads a group until its shim is gone.
-type guard struct {
+// A leader is the guard of a group as the shim sees it: the process that leads
+// the group until the shim is gone.
+type leader struct {
 	cmd   *exec.Cmd
 	held  *os.File      // its end is what the guard waits for
 	ready *os.File      // the guard writes to it once it ignores what ends the agent; nil: it has
 	done  chan struct{} // closed when it is dead and reaped
 }
 
-const (
-	guardVar   = "MOORAGE_SHIM_GUARD" // set, even if empty, in a guard's environment alone
-	guardReady = 10 * time.Second     // how long a guard may take to start
-)
-
-// BeGuard is what main calls first. In a process that a shim has started to
-// guard its agent it never returns; in any other it does nothing.
-func BeGuard() {
-	private, isGuard := os.LookupEnv(guardVar)
-	if !isGuard {
-		return
-	}
-	// What ends the agent comes for the group, and the guard goes last.
-	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGPIPE)
-	_ = os.Chdir("/") // else it would only keep a file system busy
-	_, err := os.Stdout.Write([]byte{1})
-	if err == nil {
-		_ = os.Stdout.Close()                // the shim has what it wanted
-		_, _ = io.Copy(io.Discard, os.Stdin) // any end is the end
-	}
-	if private != "" {
-		_ = os.RemoveAll(private) // nobody is left to tell
-	}
-	if !seeded.On(seeded.ChildOrphaned) {
-		_ = syscall.Kill(0, syscall.SIGKILL) // itself too
-	}
-	os.Exit(1)
-}
+// guardReady is how long a guard may take to start.
+const guardReady = 10 * time.Second
 
 // startGuard starts a guard, and does not wait until it is ready.
-func startGuard(private string) (*guard, error) {
+func startGuard(private string) (*leader, error) {
 	end, held, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -97,14 +71,14 @@ func startGuard(private string) (*guard, error) {
 		return nil, errors.Join(err, held.Close(), ready.Close(), ack.Close())
 	}
 	cmd := &exec.Cmd{
-		Path: program, Args: []string{os.Args[0], "shim", "(guard of " + strconv.Itoa(os.Getpid()) + ")"}, Env: append(os.Environ(), guardVar+"="+private),
+		Path: program, Args: []string{os.Args[0], "shim", "(guard of " + strconv.Itoa(os.Getpid()) + ")"}, Env: append(os.Environ(), guard.Var+"="+private),
 		Stdin: end, Stdout: ack, SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
 	}
 	err = errors.Join(cmd.Start(), ack.Close())
 	if err != nil {
 		return nil, errors.Join(err, held.Close(), ready.Close())
 	}
-	g := &guard{cmd: cmd, held: held, ready: ready, done: make(chan struct{})}
+	g := &leader{cmd: cmd, held: held, ready: ready, done: make(chan struct{})}
 	go func() {
 		defer close(g.done)
 		_ = cmd.Wait() // it is killed as a rule
@@ -113,7 +87,7 @@ func startGuard(private string) (*guard, error) {
 }
 
 // await waits until the guard outlives what ends the agent.
-func (g *guard) await() error {
+func (g *leader) await() error {
 	if g.ready == nil {
 		return nil
 	}
@@ -129,14 +103,14 @@ func (g *guard) await() error {
 }
 
 // forget lets go of the pipe by which the guard says that it is ready.
-func (g *guard) forget() {
+func (g *leader) forget() {
 	if g.ready != nil {
 		_ = g.ready.Close() // it holds no data
 		g.ready = nil
 	}
 }
 
-func (g *guard) alive() bool {
+func (g *leader) alive() bool {
 	if g == nil {
 		return false
 	}
@@ -148,10 +122,10 @@ func (g *guard) alive() bool {
 	}
 }
 
-func (g *guard) pgid() int { return g.cmd.Process.Pid }
+func (g *leader) pgid() int { return g.cmd.Process.Pid }
 
 // close kills the whole group.
-func (g *guard) close() {
+func (g *leader) close() {
 	killGroup(g.pgid())
 	_ = g.held.Close() // it holds no data
 	g.forget()
@@ -177,12 +151,12 @@ func (g *group) start(cmd *exec.Cmd) (*member, error) {
 		if g.leader != nil {
 			g.leader.close() // somebody killed it; nobody guards what it led
 		}
-		leader, err := startGuard(g.private)
+		l, err := startGuard(g.private)
 		if err != nil {
 			g.leader = nil
 			return nil, err
 		}
-		g.leader = leader
+		g.leader = l
 	}
 	m := &member{cmd: cmd, pgid: g.leader.pgid(), done: make(chan struct{})}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: m.pgid}

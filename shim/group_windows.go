@@ -18,9 +18,6 @@ func ends(sig os.Signal) bool { return sig == os.Interrupt || sig == os.Kill }
 // Forwarded are the signals that a shim passes on to its agent.
 func Forwarded() []os.Signal { return nil }
 
-// BeGuard does nothing: on Windows a job ends with the process that holds it.
-func BeGuard() {}
-
 // A group is a job of an agent and of all that it starts. The kernel ends it
 // with its last handle, which only the shim has.
 type group struct {

@@ -18,7 +18,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	BeGuard()
 	beShim()
 	goleak.VerifyTestMain(m)
 }

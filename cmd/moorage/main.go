@@ -25,7 +25,6 @@ import (
 )
 
 func main() {
-	shim.BeGuard()
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
@@ -61,24 +60,33 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 }
 
 func (p *process) parseAndRun(ctx context.Context, args []string) error {
-	var c cli
-	parser, err := newParser(&c, p.stdout, p.stderr)
-	if err != nil {
-		return err
+	selected, log, ok := parseShim(args)
+	if !ok {
+		var err error
+		if selected, log, err = p.parse(args); err != nil {
+			return err
+		}
 	}
-	kongcompletion.Register(parser)
-	selected, err := parser.Parse(args)
-	if err != nil {
-		return usage(err)
-	}
-	if err := checkValues(selected); err != nil {
-		return err
-	}
-	if p.log, err = c.Log.logger(p.stderr); err != nil {
+	var err error
+	if p.log, err = log.logger(p.stderr); err != nil {
 		return err
 	}
 	selected.BindTo(ctx, (*context.Context)(nil))
 	return selected.Run(p)
+}
+
+// parse parses the command line of any command.
+func (p *process) parse(args []string) (selected *kong.Context, log logFlags, err error) {
+	var c cli
+	parser, err := newParser(&c, p.stdout, p.stderr)
+	if err != nil {
+		return nil, logFlags{}, err
+	}
+	kongcompletion.Register(parser)
+	if selected, err = parser.Parse(args); err != nil {
+		return nil, logFlags{}, usage(err)
+	}
+	return selected, c.Log, checkValues(selected)
 }
 
 // A usageError is the caller's to mend: flags, environment or configuration file.
