@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
@@ -16,12 +17,12 @@ import (
 //
 // It is answered from the last that was heard, whatever has become of the
 // controller: the agent is held when it comes.
-func (w *web) discovery(rw http.ResponseWriter, r *http.Request, j *linkv1.Jenkins) {
+func (w *web) discovery(rw http.ResponseWriter, r *http.Request, p page, j *linkv1.Jenkins) {
 	if j.GetAgentPort() == 0 {
 		http.NotFound(rw, r) // as the controller itself does while the port is switched off
 		return
 	}
-	host, port := w.self(r)
+	host, port := w.agentPort(r, p, j)
 	h := rw.Header()
 	h[remoting.HeaderHudsonPort] = []string{port}
 	if j.GetHudson() {
@@ -55,6 +56,38 @@ func (w *web) discovery(rw http.ResponseWriter, r *http.Request, j *linkv1.Jenki
 	}
 	h.Set("Content-Type", "text/plain;charset=UTF-8")
 	_, _ = io.WriteString(rw, "Jenkins")
+}
+
+// agentPort returns the host and port at which an agent that asked for a
+// controller reaches it by TCP. There its connection says no more which
+// controller is meant than its TLS and its name do. Where that would lead to
+// another one, the agent is sent to a port that leads to its own, if a route
+// says that there is one.
+func (w *web) agentPort(r *http.Request, p page, j *linkv1.Jenkins) (host, port string) {
+	host, port = w.self(r)
+	sni := host
+	if j.GetHudson() || !strings.Contains(host, ".") || net.ParseIP(host) != nil {
+		sni = "" // as agents have it
+	}
+	leads := func(port int) bool {
+		controller, _, ok := w.door.route("", "", port, p.agent, sni)
+		return ok && controller == p.controller
+	}
+	told, _ := strconv.Atoi(port) // one that is none leads where no port does
+	if leads(told) {
+		return host, port
+	}
+	if a, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok && leads(a.Port) {
+		return host, port // what is told is another name for it
+	}
+	for _, route := range w.door.cfg.Routes {
+		if route.Port != 0 && leads(route.Port) {
+			return host, strconv.Itoa(route.Port)
+		}
+	}
+	w.door.log.Debug("an agent's TCP connection may lead to another controller than its look-up; a route by port would help",
+		"controller", p.controller, "remote", r.RemoteAddr)
+	return host, port
 }
 
 // offered returns those of a controller's protocols that this door speaks, and

@@ -84,6 +84,35 @@ func TestLookUpByPrefixHostAndTheControllersOwnPath(t *testing.T) {
 	}
 }
 
+// The URL leads a look-up, and nothing of it is seen in the agent's TCP
+// connection: the port that is told must lead to the same controller.
+func TestLookUpTellsAPortThatLeadsToTheSameController(t *testing.T) {
+	s := newStage(t, Config{Default: "one", Controllers: []string{"one", "two", "old"}, Routes: []Route{
+		{Controller: "two", Node: "linux-*"}, {Controller: "two", Port: 7444}, {Controller: "old", Port: 7445},
+	}})
+	s.known("one", &linkv1.Jenkins{Path: "/", AgentPort: 1, Version: "1"})
+	s.known("two", &linkv1.Jenkins{Path: "/", AgentPort: 2, Version: "2"})
+	s.known("old", &linkv1.Jenkins{Path: "/", AgentPort: 3, Hudson: true, Version: "3"})
+	for _, test := range []struct{ desc, path, host, node, port string }{
+		{"the default", "/tcpSlaveAgentListener/", "door:1", "", "1"},
+		{"the default by prefix", "/one/tcpSlaveAgentListener/", "door:1", "", "1"},
+		{"another by prefix", "/two/tcpSlaveAgentListener/", "door:1", "", "7444"},
+		{"another by prefix, at its port", "/two/tcpSlaveAgentListener/", "door:7444", "", "7444"},
+		{"another by prefix and name", "/two/tcpSlaveAgentListener/", "door:1", "linux-7", "1"},
+		{"another by host, which its TLS names", "/tcpSlaveAgentListener/", "two.example.org:1", "", "1"},
+		{"a Hudson by host, with no TLS", "/tcpSlaveAgentListener/", "old.example.org:1", "", "7445"},
+		{"a Hudson by prefix", "/old/tcpSlaveAgentListener/", "192.0.2.1:1", "", "7445"},
+	} {
+		headers := []string{"Host: " + test.host}
+		if test.node != "" {
+			headers = append(headers, "Node-Name: "+test.node)
+		}
+		if got := s.get(test.path, headers...).Header.Get("X-Hudson-JNLP-Port"); got != test.port {
+			t.Errorf("%s: port %q, want %q", test.desc, got, test.port)
+		}
+	}
+}
+
 func TestLookUpNamesTheAddressThatAgentsReach(t *testing.T) {
 	for _, test := range []struct{ desc, advertise, host, proto, wantHost, wantPort string }{
 		{"as the request says", "", "gw.example:7443", "", "gw.example", "7443"},

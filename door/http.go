@@ -176,7 +176,7 @@ func (w *web) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	case p.below != "/" && p.below != d.Jenkins.GetPath():
 		http.NotFound(rw, r)
 	case first == "tcpSlaveAgentListener":
-		w.discovery(rw, r, d.Jenkins)
+		w.discovery(rw, r, p, d.Jenkins)
 	case first == "login":
 		login(rw)
 	case first == "wsagents":

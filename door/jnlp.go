@@ -45,7 +45,7 @@ func (w *web) rewriteJNLP(resp *http.Response) error {
 		return fmt.Errorf("door: %s: more than %d bytes", p.path, largestJNLP)
 	}
 	in := p.asked
-	host, port := w.self(in)
+	host, port := w.agentPort(in, p.page, p.jenkins)
 	to := addresses{root: w.root(in, p.page), tunnel: net.JoinHostPort(host, port)}
 	body, err = w.rewriteAny(body, p.agent, to)
 	if err != nil {

@@ -15,9 +15,16 @@ func (d *Door) route(host, urlPath string, port int, node, sni string) (controll
 	host = withoutPort(host)
 	for _, r := range d.cfg.Routes {
 		rest, ok := r.match(host, urlPath, port, node, sni)
-		if ok {
-			return r.Controller, rest, true
+		if !ok {
+			continue
 		}
+		if r.Prefix == "" && slices.Contains(d.cfg.Controllers, r.Controller) {
+			// The path may name it besides, as Controllers let it.
+			if below, ok := cutPrefix(rest, "/"+r.Controller); ok {
+				rest = below
+			}
+		}
+		return r.Controller, rest, true
 	}
 	for _, name := range d.cfg.Controllers {
 		if rest, ok := cutPrefix(urlPath, "/"+name); ok {
