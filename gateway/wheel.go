@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"slices"
 	"sync"
 	"time"
 )
@@ -12,10 +11,11 @@ const wheelSlots = 64
 // A wheel visits every stream twice per heartbeat interval: one goroutine and
 // two words per stream in place of a timer each.
 type wheel struct {
-	interval time.Duration
-	mu       sync.Mutex
-	slots    [wheelSlots]*stream // rings
-	next     int                 // the slot for who comes next
+	turn time.Duration // from slot to slot
+
+	mu    sync.Mutex          // guards the following
+	slots [wheelSlots]*stream // rings
+	next  int                 // the slot for who comes next
 }
 
 // A wheelLink is a stream's place in the wheel.
@@ -24,7 +24,9 @@ type wheelLink struct {
 	slot       int
 }
 
-func (w *wheel) init(interval time.Duration) { w.interval = interval }
+func (w *wheel) init(interval time.Duration) {
+	w.turn = max(interval/2/wheelSlots, time.Millisecond)
+}
 
 func (w *wheel) add(s *stream) {
 	w.mu.Lock()
@@ -75,6 +77,27 @@ func (w *wheel) at(slot int, all []*stream) []*stream {
 	}
 }
 
+// A timetable says when which slot is due. It counts from when a slot was due,
+// not from when it was seen to: a gateway that is short of processor time wakes
+// late for each slot, and would else be later from slot to slot, until agent
+// sides hear nothing for three intervals and leave all at once.
+type timetable struct {
+	turn time.Duration // from slot to slot
+	slot int           // the next one
+	due  time.Time     // and when it is
+}
+
+// next returns the slot to see to, and when. Of slots missed more than once,
+// after the process was stopped, each is seen to once.
+func (t *timetable) next(now time.Time) (slot int, due time.Time) {
+	if late := now.Sub(t.due); late >= wheelSlots*t.turn {
+		t.due = t.due.Add(late.Truncate(wheelSlots * t.turn))
+	}
+	slot, due = t.slot, t.due
+	t.slot, t.due = (slot+1)%wheelSlots, due.Add(t.turn)
+	return slot, due
+}
+
 // bite is how many streams are visited at once. Each may wake a worker and, in
 // gRPC, a writer with a buffer of 32 KiB: as many of these as were wanted at
 // once stay in their pools.
@@ -82,34 +105,42 @@ const bite = 16
 
 // turnWheel visits slot after slot, and a slot's streams spread over its time.
 func (g *Gateway) turnWheel() {
-	var slot int
 	var visited []*stream
-	turn := max(g.cfg.Heartbeat/2/wheelSlots, time.Millisecond)
+	table := timetable{turn: g.wheel.turn, due: time.Now().Add(g.wheel.turn)}
 	pause := time.NewTimer(time.Hour)
 	defer pause.Stop()
-	g.every(turn, func() {
-		visited = g.wheel.at(slot, visited[:0])
-		slot = (slot + 1) % wheelSlots
-		began, bites := time.Now(), (len(visited)+bite-1)/bite
-		i := 0
-		for some := range slices.Chunk(visited, bite) {
-			// Who is late already does not wait.
-			if ahead := turn*time.Duration(i)/time.Duration(bites) - time.Since(began); ahead > 0 {
-				pause.Reset(ahead)
-				select {
-				case <-pause.C:
-				case <-g.ctx.Done():
-					return
-				}
-			}
-			now := time.Now()
-			for j, s := range some {
-				s.visit(now)
-				some[j] = nil
-			}
-			i++
+	until := func(t time.Time) bool {
+		ahead := time.Until(t)
+		if ahead <= 0 { // who is late already does not wait
+			return g.ctx.Err() == nil
 		}
-	})
+		pause.Reset(ahead)
+		select {
+		case <-pause.C:
+			return true
+		case <-g.ctx.Done():
+			return false
+		}
+	}
+	for {
+		slot, due := table.next(time.Now())
+		if !until(due) {
+			return
+		}
+		visited = g.wheel.at(slot, visited[:0])
+		bites := (len(visited) + bite - 1) / bite
+		for i := range bites {
+			if !until(due.Add(table.turn * time.Duration(i) / time.Duration(bites))) {
+				return
+			}
+			some := visited[i*bite : min(i*bite+bite, len(visited))]
+			now := time.Now()
+			for _, s := range some {
+				s.visit(now)
+			}
+			clear(some)
+		}
+	}
 }
 
 // visit sees to a stream's heartbeat, and whether the agent side still lives.

@@ -72,3 +72,52 @@ func TestHeartbeatsAreSpread(t *testing.T) {
 		}
 	})
 }
+
+// A gateway short of processor time wakes late again and again. Its slots are
+// seen to as often as ever, each a little late.
+func TestWheelCatchesUp(t *testing.T) {
+	const turn = 40 * time.Millisecond
+	for _, late := range []time.Duration{0, time.Millisecond, turn, 3 * turn, 10 * turn} {
+		now := time.Unix(1000, 0)
+		end := now.Add(5 * wheelSlots * turn)
+		table := timetable{turn: turn, due: now}
+		var seen [wheelSlots]time.Time
+		var longest time.Duration
+		for i := 0; now.Before(end); i++ {
+			slot, due := table.next(now)
+			if slot != i%wheelSlots {
+				t.Fatalf("%v late: slot %d after %d", late, slot, i-1)
+			}
+			if due.After(now) {
+				now = due.Add(late)
+			}
+			if !seen[slot].IsZero() {
+				longest = max(longest, now.Sub(seen[slot]))
+			}
+			seen[slot] = now
+		}
+		if most := wheelSlots*turn + late; longest > most {
+			t.Errorf("%v late: a slot waited for %v, want at most %v", late, longest, most)
+		}
+	}
+}
+
+// After the process was stopped, each slot is seen to once, not once for each
+// time that it was missed.
+func TestWheelForgetsWhatItMissed(t *testing.T) {
+	const turn = 40 * time.Millisecond
+	start := time.Unix(1000, 0)
+	table := timetable{turn: turn, due: start}
+	now := start.Add(time.Hour + turn/2)
+	at := 0
+	for {
+		_, due := table.next(now)
+		if due.After(now) {
+			break
+		}
+		at++
+	}
+	if at > wheelSlots {
+		t.Errorf("%d slots at once, want at most %d", at, wheelSlots)
+	}
+}
