@@ -117,9 +117,7 @@ func (a *agent) once() bool {
 		// The process is gone without a word: its application tells and hears nothing more.
 		w.check.Expect(id, "GRACE")
 		w.check.Gone(id, check.Agent)
-		w.mu.Lock()
-		w.orphans = append(w.orphans, id)
-		w.mu.Unlock()
+		w.orphan(id)
 		client.Close()
 		<-done
 	}

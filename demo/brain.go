@@ -63,28 +63,7 @@ func (w *World) serve(b *brain) {
 		if err != nil {
 			break
 		}
-		if isByHand(s.Info().Agent) {
-			w.serving.Go(func() { w.listen(s) })
-			continue
-		}
-		w.users.Go(func() {
-			id := s.Info().ID
-			w.mu.Lock()
-			again := w.known[check.Session(id.String())]
-			w.known[check.Session(id.String())] = true
-			w.mu.Unlock()
-			if again {
-				w.complain("session %v was opened a second time", id)
-				s.CloseWithReason(session.Ending{Reason: linkv1.Reason_REASON_REFUSED})
-				return
-			}
-			rng := w.rng(hash(id))
-			if rng.IntN(4) == 0 { // some think before they answer
-				w.sleep(time.Duration(rng.IntN(200)) * time.Millisecond)
-			}
-			s.Accept()
-			w.talk(check.Session(id.String()), check.Controller, w.spoken(&brainEnd{s, b}), rng)
-		})
+		w.users.Go(func() { w.host(&brainEnd{s, b}) })
 	}
 	if err := b.Err(); w.ctx.Err() != nil || err == nil || errors.Is(err, controller.ErrSuperseded) {
 		return
@@ -93,14 +72,50 @@ func (w *World) serve(b *brain) {
 	w.insist(b.host, w.startController)
 }
 
-// listen is the application of an agent by hand: it says nothing.
-func (w *World) listen(s *controller.Session) {
-	s.Accept()
-	for {
-		if _, err := s.Receive(w.ctx); err != nil {
-			return
-		}
+// host is the controller's application for one session.
+func (w *World) host(e *brainEnd) {
+	id := check.Session(e.Info().ID.String())
+	w.mu.Lock()
+	again := w.known[id]
+	w.known[id] = true
+	w.mu.Unlock()
+	if again {
+		w.complain("session %v was opened a second time", id)
+		e.CloseWithReason(session.Ending{Reason: linkv1.Reason_REASON_REFUSED})
+		w.await(id, check.Controller, e)
+		return
 	}
+	rng := w.rng(hash(e.Info().ID))
+	if rng.IntN(4) == 0 { // some think before they answer
+		w.sleep(time.Duration(rng.IntN(200)) * time.Millisecond)
+	}
+	e.Accept()
+	if isByHand(e.Info().Agent) {
+		w.answer(id, e)
+		return
+	}
+	w.talk(id, check.Controller, w.spoken(e), rng)
+}
+
+// answer is the application for an agent by hand: it says what it is asked for.
+func (w *World) answer(id check.Session, e *brainEnd) {
+	for heard, said := uint64(1), uint64(1); ; heard++ {
+		m, err := e.Receive(w.ctx)
+		if err != nil {
+			break
+		}
+		w.check.Received(id, check.Controller, heard, m)
+		if string(m) != ask {
+			continue
+		}
+		w.sleep(answerAfter)
+		w.check.Sent(id, check.Controller, said, m)
+		if err := e.Send(w.ctx, m); err != nil {
+			break
+		}
+		said++
+	}
+	w.await(id, check.Controller, e)
 }
 
 // A brainEnd is the controller's end of a session.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/moorage-dev/moorage/check"
 	"github.com/moorage-dev/moorage/proto/envelope"
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 	"github.com/moorage-dev/moorage/session"
@@ -20,19 +21,27 @@ import (
 
 // byHand begins the name of an agent that speaks the link's protocol message
 // by message. It does what no agent side of ours does, and sees what none shows
-// its application. The checker knows nothing of its sessions: what goes wrong
-// with them is a complaint.
+// its application. The checker hears what it says and what it gets, as of any
+// other agent.
 const byHand = "by-hand-"
 
-// byHandWithin bounds each step of such an agent.
-const byHandWithin = 10 * time.Second
+const (
+	// byHandWithin bounds each step of such an agent.
+	byHandWithin = 10 * time.Second
+	// answerAfter is how long the controller's application thinks about ask.
+	answerAfter = 2 * time.Second
+	// ask is a message that wants an answer: the same again.
+	ask = "answer me"
+)
 
 // A hand is one stream of such an agent.
 type hand struct {
 	w       *World
+	id      check.Session
 	hello   session.Hello // of its stream
 	welcome session.Welcome
-	close   func()
+	said    uint64        // messages of the session
+	close   func()        // ends the stream, and waits for who reads it and keeps it alive
 	over    chan struct{} // closed: the stream has ended
 
 	sending sync.Mutex // guards Send of the stream
@@ -46,10 +55,15 @@ type hand struct {
 }
 
 // openHand opens a session and waits until the controller has accepted it.
-func (w *World) openHand(name string) (*hand, error) {
+func (w *World) openHand() (*hand, error) {
+	w.mu.Lock()
+	w.hands++
+	name := fmt.Sprint(byHand, w.hands)
+	w.mu.Unlock()
 	hello := session.Hello{Agent: name, Controller: controllerName, Attempt: 1}
+	rng := w.rng(hash(hello.ID()))
 	for i := range hello.Secret {
-		hello.Secret[i] = byte(w.rng(hash(hello.ID())).Uint32())
+		hello.Secret[i] = byte(rng.Uint32())
 	}
 	h, err := w.attachHand(hello, w.node(0).addr)
 	if err != nil {
@@ -62,9 +76,10 @@ func (w *World) openHand(name string) (*hand, error) {
 	if err != nil {
 		return nil, err
 	}
+	w.check.Expect(h.id)
 	h.frame(session.Frame{Seq: 1, Kind: envelope.Open, Payload: payload})
 	if !h.wait(func() bool { return h.accepted == 1 }) {
-		h.close()
+		h.vanish()
 		return nil, errors.New("not accepted in time")
 	}
 	return h, nil
@@ -78,10 +93,12 @@ func (w *World) attachHand(hello session.Hello, addr string) (*hand, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(w.ctx)
-	h := &hand{w: w, hello: hello, over: make(chan struct{}), changed: make(chan struct{})}
+	h := &hand{w: w, id: check.Session(hello.ID().String()), hello: hello, over: make(chan struct{}), changed: make(chan struct{})}
+	var working sync.WaitGroup
 	h.close = sync.OnceFunc(func() {
 		cancel()
 		conn.Close()
+		working.Wait()
 	})
 	late := time.AfterFunc(byHandWithin, cancel)
 	h.stream, err = linkv1.NewLinkServiceClient(conn).Attach(ctx, grpc.WaitForReady(true))
@@ -102,8 +119,8 @@ func (w *World) attachHand(hello session.Hello, addr string) (*hand, error) {
 		h.close()
 		return nil, err
 	}
-	go h.read()
-	go h.beat(ctx)
+	working.Go(h.read)
+	working.Go(func() { h.beat(ctx) })
 	return h, nil
 }
 
@@ -118,6 +135,12 @@ func (h *hand) read() {
 		if f := m.GetFrame(); f != nil {
 			h.accepted = max(h.accepted, f.GetSeq())
 			h.delivered = max(h.delivered, f.GetDelivered())
+			switch frame := session.ParseFrame(f); frame.Kind {
+			case envelope.Data:
+				h.w.check.Received(h.id, check.Agent, frame.Seq-opening, frame.Payload)
+			case envelope.Close:
+				h.ending = new(session.Close{Ending: session.ParseEnding(frame.Payload)})
+			}
 		}
 		h.delivered = max(h.delivered, m.GetHeartbeat().GetDelivered())
 		if c := m.GetClose(); c != nil {
@@ -158,6 +181,16 @@ func (h *hand) send(m *linkv1.AttachRequest) {
 	_ = h.stream.Send(m)
 }
 
+// ended reports whether the stream has ended.
+func (h *hand) ended() bool {
+	select {
+	case <-h.over:
+		return true
+	default:
+		return false
+	}
+}
+
 // wait waits until enough is true, which is called under the lock; false: in vain.
 func (h *hand) wait(enough func() bool) bool {
 	late := time.After(byHandWithin)
@@ -182,6 +215,49 @@ func (h *hand) wait(enough func() bool) bool {
 	}
 }
 
+// A session's first frame each way opens it: message n is frame n+1.
+const opening = 1
+
+// say sends the session's next message.
+func (h *hand) say(text string) { h.utter(h.announce(text), text) }
+
+// announce has the application hand the session's next message over. It is for
+// utter to send.
+func (h *hand) announce(text string) (seq uint64) {
+	h.said++
+	h.w.check.Sent(h.id, check.Agent, h.said, []byte(text))
+	return h.said + opening
+}
+
+func (h *hand) utter(seq uint64, text string) {
+	h.frame(session.Frame{Seq: seq, Kind: envelope.Data, Payload: []byte(text)})
+}
+
+// leave closes the session in good order and ends the stream. An agent that
+// gets no answer in time vanishes.
+func (h *hand) leave() {
+	h.frame(session.Frame{Seq: h.said + opening + 1, Kind: envelope.Close, Payload: session.MarshalEnding(session.Ending{Reason: linkv1.Reason_REASON_OK})})
+	if !h.wait(func() bool { return h.ending != nil }) {
+		h.vanish()
+		return
+	}
+	h.told()
+}
+
+// told ends the stream of a session whose end is known.
+func (h *hand) told() {
+	h.close()
+	h.w.ended(h.id, check.Agent, &session.EndedError{Ending: h.ending.Ending})
+}
+
+// vanish ends the stream, and the agent is no more.
+func (h *hand) vanish() {
+	h.close()
+	h.w.check.Expect(h.id, "GRACE")
+	h.w.check.Gone(h.id, check.Agent)
+	h.w.orphan(h.id)
+}
+
 // resume returns the Hello of the session's next stream, at its very beginning.
 func (h *hand) resume() session.Hello {
 	next := h.hello
@@ -189,74 +265,6 @@ func (h *hand) resume() session.Hello {
 	next.Ticket, next.Incarnation = h.welcome.Ticket, h.welcome.Incarnation
 	next.Start, next.Position, next.Persisted = h.welcome.Start, h.welcome.Start, 1
 	return next
-}
-
-// forge opens a session and resumes it with a ticket that no gateway made.
-func (w *World) forge() {
-	h, err := w.openHand(w.handName())
-	if err != nil {
-		return // other faults were in the way
-	}
-	defer h.close()
-	w.struck(TicketForged, 1, w.agents...)
-	hello := h.resume()
-	hello.Ticket = append([]byte(nil), hello.Ticket...)
-	hello.Ticket[len(hello.Ticket)-1]++
-	if second, err := w.attachHand(hello, w.node(1).addr); err == nil {
-		second.close()
-		w.complain("a session was resumed with a forged ticket")
-	}
-}
-
-// attachTwice resumes a session elsewhere while its first stream lives on.
-func (w *World) attachTwice() {
-	h, err := w.openHand(w.handName())
-	if err != nil {
-		return
-	}
-	defer h.close()
-	second, err := w.attachHand(h.resume(), w.node(1).addr)
-	if err != nil {
-		return
-	}
-	defer second.close()
-	w.struck(StreamTwice, 1, w.agents...)
-	select {
-	case <-h.over:
-	case <-second.over: // something else was in the way
-	case <-time.After(byHandWithin):
-		w.complain("a stream is served on while a newer one of its session is attached")
-	case <-w.ctx.Done():
-	}
-}
-
-// refuseNews has Kafka refuse what tells an agent side that a message was
-// delivered. It must be told all the same, once Kafka takes it.
-func (w *World) refuseNews() {
-	h, err := w.openHand(w.handName())
-	if err != nil {
-		return
-	}
-	defer h.close()
-	id := h.hello.ID()
-	refused := w.broker.ProduceRefusedOf(w.topics.Down, 1, func(value []byte) bool {
-		of, kind, ok := envelope.Session(value)
-		return ok && of == id && kind == envelope.Delivered
-	})
-	defer refused.Remove()
-	h.frame(session.Frame{Seq: 2, Kind: envelope.Data, Payload: []byte("heard?")})
-	w.struck(NewsRefused, 1, w.agents...)
-	if told := h.wait(func() bool { return h.delivered >= 2 }); !told && refused.Hits() > 0 {
-		w.complain("that a message was delivered is never told after Kafka refused it once")
-	}
-}
-
-// handName returns a name for an agent by hand.
-func (w *World) handName() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.hands++
-	return fmt.Sprint(byHand, w.hands)
 }
 
 func isByHand(agent string) bool { return strings.HasPrefix(agent, byHand) }

@@ -23,6 +23,7 @@ var provocations = map[seeded.Bug]provocation{
 	seeded.StartAfterOpen:    {faults: []FaultKind{AgentRestarted}, world: brief},
 	seeded.ReplayLiveGap:     {faults: []FaultKind{GatewayKilled, LinkCut}, world: busy},
 	seeded.ReplayOffByOne:    {faults: []FaultKind{LinkCut}, world: busy},
+	seeded.ForeignPosition:   {faults: []FaultKind{PositionForeign}},
 	seeded.OldStreamServed:   {faults: []FaultKind{StreamTwice}},
 	seeded.HigherAccepted:    {faults: []FaultKind{ProduceLost}, world: busy},
 	seeded.DedupForgets:      {faults: []FaultKind{LinkCut}, world: busy},
@@ -39,11 +40,6 @@ var provocations = map[seeded.Bug]provocation{
 	seeded.RecutOnResume:     {faults: []FaultKind{LinkCut, GatewayKilled}, world: busy},
 	seeded.ReplyOvertakes:    {faults: []FaultKind{LinkCut}, world: bytewise},
 	seeded.HalfCommand:       {faults: []FaultKind{LinkCut}, world: busy},
-
-	// A gateway goes by the topic that the controller's heartbeats name: while they
-	// name the old one, its reader finds out; once they name the new one, a newer
-	// process beats, and the session is over for that reason.
-	seeded.ForeignPosition: {refuse: "the faults here let something else find a log that is another one before a position is judged"},
 
 	// The agents here are native ones; these live where legacy ones pass.
 	seeded.ChildOrphaned:     {refuse: "it is a shim's, and no process here has children"},

@@ -181,7 +181,7 @@ func (w *World) describe(f Fault) string {
 		return w.agents[f.Target/2%len(w.agents)].name
 	case CloseRefused, KafkaStalled:
 		return fmt.Sprintf("for %v", f.For)
-	case TicketForged, StreamTwice, NewsRefused:
+	case TicketForged, StreamTwice, NewsRefused, PositionForeign:
 		return "a session by hand"
 	case AgentSlow:
 		return fmt.Sprintf("%s for %v", w.agents[f.Target%len(w.agents)].name, f.For)

@@ -44,11 +44,13 @@ const (
 	TicketForged FaultKind = "ticket-forged" // somebody resumes a session without its ticket
 	StreamTwice  FaultKind = "stream-twice"  // a session's older stream lives on while a newer one is attached
 	NewsRefused  FaultKind = "news-refused"  // a delivered count does not get into Kafka
+
+	PositionForeign FaultKind = "position-foreign" // a session is resumed at a position in a log that is not there
 )
 
 // Strange lists the faults that only a demonstration of a seeded bug strikes with.
 var Strange = []FaultKind{
-	ProduceLost, CloseRefused, KafkaStalled, AgentFrozen, RecordLate, TicketForged, StreamTwice, NewsRefused,
+	ProduceLost, CloseRefused, KafkaStalled, AgentFrozen, RecordLate, TicketForged, StreamTwice, NewsRefused, PositionForeign,
 }
 
 // Everyday lists the faults of the demonstration.

@@ -49,6 +49,8 @@ func (w *World) strange(f Fault) {
 		w.restart.Go(w.attachTwice)
 	case NewsRefused:
 		w.restart.Go(w.refuseNews)
+	case PositionForeign:
+		w.restart.Go(w.misplace)
 	}
 }
 

@@ -226,6 +226,13 @@ func (w *World) Quiet(within time.Duration) bool {
 	}
 }
 
+// orphan notes a session of which the controller side need not have heard.
+func (w *World) orphan(id check.Session) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.orphans = append(w.orphans, id)
+}
+
 // Report returns the checker's verdict.
 func (w *World) Report(final bool) check.Report {
 	if final {
@@ -306,6 +313,11 @@ func (w *World) talk(id check.Session, side check.Side, p peer, rng *rand.Rand) 
 	if side == check.Agent {
 		p.Close()
 	}
+	w.await(id, side, p)
+}
+
+// await notes how the session ends at one side.
+func (w *World) await(id check.Session, side check.Side, p peer) {
 	select {
 	case <-p.Done():
 		if p.dead() {
@@ -362,9 +374,7 @@ func (w *World) ended(id check.Session, side check.Side, err error) {
 		case end.Reason == linkv1.Reason_REASON_CONTROLLER_GONE:
 			w.check.Gone(id, check.Controller)
 		case end.Reason == linkv1.Reason_REASON_DATA_LOSS:
-			w.mu.Lock()
-			w.orphans = append(w.orphans, id)
-			w.mu.Unlock()
+			w.orphan(id)
 		}
 		w.check.Ended(id, side, session.ReasonName(end.Reason), end.Text)
 	case err != nil:
