@@ -52,33 +52,60 @@ func (c *Conn) WriteTo(w io.Writer) (written int64, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
-		switch {
-		case c.closed:
-			return written, net.ErrClosed
-		case c.readDeadline.expired:
-			return written, os.ErrDeadlineExceeded
-		}
-		head, ok := c.cfg.End.Next()
-		if !ok {
-			switch err := c.cfg.End.ReadErr(); err {
-			case nil:
-				c.readable.Wait()
-			case io.EOF:
-				return written, nil
-			default:
-				return written, err
-			}
-			continue
-		}
-		n, err := c.pass(w, head[c.taken:])
+		n, waits, err := c.writeHead(w)
 		written += int64(n)
-		if c.taken += n; c.taken == len(head) {
-			c.consume()
-		}
-		if err != nil {
+		switch {
+		case waits:
+			c.readable.Wait()
+		case err == io.EOF:
+			return written, nil
+		case err != nil:
 			return written, err
 		}
 	}
+}
+
+// WriteReady is WriteTo for who would rather not wait, since a goroutine that
+// waits takes memory: it writes what is there. If the stream goes on then, it
+// waits for more: again is called, once, as soon as WriteReady would do
+// anything. That happens with the lock held, so again must not block and must
+// not touch the Conn; it starts or wakes who does. Of several calls that wait
+// only the last counts.
+func (c *Conn) WriteReady(w io.Writer, again func()) (waits bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		switch _, waits, err := c.writeHead(w); {
+		case waits:
+			c.again = again
+			return true, nil
+		case err == io.EOF:
+			return false, nil
+		case err != nil:
+			return false, err
+		}
+	}
+}
+
+// writeHead writes what is left of the head frame to w. If there is none it
+// waits, or the error tells that none will come: io.EOF at the stream's end.
+func (c *Conn) writeHead(w io.Writer) (n int, waits bool, err error) {
+	switch {
+	case c.closed:
+		return 0, false, net.ErrClosed
+	case c.readDeadline.expired:
+		return 0, false, os.ErrDeadlineExceeded
+	}
+	head, ok := c.cfg.End.Next()
+	if !ok {
+		err = c.cfg.End.ReadErr()
+		return 0, err == nil, err
+	}
+	n, err = c.pass(w, head[c.taken:])
+	if c.taken += n; c.taken == len(head) {
+		c.consume()
+	}
+	return n, false, err
 }
 
 // pass writes p, a part of the head frame, without the lock. The frame stays

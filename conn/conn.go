@@ -54,6 +54,7 @@ type Conn struct {
 	dropped bool   // joined bytes were given up: nobody may be told that they are persisted
 	over    bool   // done is closed
 	taken   int    // bytes of the head frame already read
+	again   func() // WriteReady's, while it waits; nil: nobody does
 
 	readDeadline, writeDeadline deadline
 }
@@ -135,9 +136,18 @@ func (c *Conn) wake() {
 		close(c.done)
 	}
 	if _, ok := end.Next(); ok || c.closed || end.ReadErr() != nil {
-		c.readable.Broadcast()
+		c.wakeReaders()
 	}
 	c.writable.Broadcast()
+}
+
+// wakeReaders wakes whoever waits for something to read.
+func (c *Conn) wakeReaders() {
+	c.readable.Broadcast()
+	if again := c.again; again != nil {
+		c.again = nil
+		again()
+	}
 }
 
 func (c *Conn) ready() bool { return c.cfg.Ready == nil || c.cfg.Ready() }

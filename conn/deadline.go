@@ -3,7 +3,6 @@ package conn
 import (
 	"errors"
 	"net"
-	"sync"
 	"time"
 )
 
@@ -28,16 +27,16 @@ func (c *Conn) SetDeadline(t time.Time) error {
 // SetReadDeadline makes Reads fail with os.ErrDeadlineExceeded from t on,
 // those that wait already included. Zero: never.
 func (c *Conn) SetReadDeadline(t time.Time) error {
-	return c.setDeadline(&c.readDeadline, &c.readable, t)
+	return c.setDeadline(&c.readDeadline, c.wakeReaders, t)
 }
 
 // SetWriteDeadline makes Writes fail with os.ErrDeadlineExceeded from t on,
 // those that wait already included. Zero: never.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
-	return c.setDeadline(&c.writeDeadline, &c.writable, t)
+	return c.setDeadline(&c.writeDeadline, c.writable.Broadcast, t)
 }
 
-func (c *Conn) setDeadline(d *deadline, cond *sync.Cond, t time.Time) error {
+func (c *Conn) setDeadline(d *deadline, wake func(), t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -51,7 +50,7 @@ func (c *Conn) setDeadline(d *deadline, cond *sync.Cond, t time.Time) error {
 	left := time.Until(t)
 	if left <= 0 {
 		d.expired = true
-		cond.Broadcast()
+		wake()
 		return nil
 	}
 	var timer *time.Timer
@@ -60,7 +59,7 @@ func (c *Conn) setDeadline(d *deadline, cond *sync.Cond, t time.Time) error {
 		defer c.mu.Unlock()
 		if d.timer == timer { // else it was set anew while this one fired
 			d.expired = true
-			cond.Broadcast()
+			wake()
 		}
 	})
 	d.timer = timer

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 	"github.com/moorage-dev/moorage/session"
@@ -81,6 +83,77 @@ func TestCloseEndsWriteTo(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := <-copied; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("error %v, want net.ErrClosed", err)
+		}
+	})
+}
+
+// Who would rather not wait is called: once, when there is something.
+func TestWriteReadyCallsInsteadOfWaiting(t *testing.T) {
+	story(t, func(t *testing.T, p *path) {
+		var got bytes.Buffer
+		called := 0
+		again := func() { called++ }
+		writeReady := func(want string, wantWaits bool) error {
+			t.Helper()
+			got.Reset()
+			waits, err := p.near.WriteReady(&got, again)
+			if waits != wantWaits || got.String() != want {
+				t.Errorf("got %q, waits %v; want %q, %v", got.String(), waits, want, wantWaits)
+			}
+			return err
+		}
+		wantCalls := func(why string, want int) {
+			t.Helper()
+			synctest.Wait()
+			if called != want {
+				t.Errorf("%s: called %d times, want %d", why, called, want)
+			}
+		}
+		must(writeReady("", true))
+		wantCalls("nothing is there", 0)
+		write(t, p.far, "one")
+		wantCalls("something is there", 1)
+		write(t, p.far, "two")
+		wantCalls("it was told already", 1)
+		must(writeReady("onetwo", true))
+		write(t, p.near, "the other direction")
+		wantRead(t, p.far, "the other direction")
+		wantCalls("what goes out is no news", 1)
+		must(p.near.SetReadDeadline(time.Now()))
+		wantCalls("a deadline ends the wait", 2)
+		if err := writeReady("", false); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("error %v, want the deadline's", err)
+		}
+		must(p.near.SetReadDeadline(time.Time{}))
+		must(writeReady("", true))
+		write(t, p.far, "last")
+		must(p.far.CloseWrite())
+		wantCalls("an end is there", 3)
+		must(writeReady("last", false))
+	})
+}
+
+func TestWriteReadyTellsOfEnds(t *testing.T) {
+	story(t, func(t *testing.T, p *path) {
+		called := make(chan struct{}, 1)
+		again := func() { called <- struct{}{} }
+		if waits, err := p.near.WriteReady(io.Discard, again); !waits || err != nil {
+			t.Fatalf("waits %v, %v", waits, err)
+		}
+		p.far.CloseWithReason(session.Ending{Reason: linkv1.Reason_REASON_PEER_RESET})
+		<-called
+		_, err := p.near.WriteReady(io.Discard, again)
+		wantEnded(t, err, linkv1.Reason_REASON_PEER_RESET)
+	})
+	story(t, func(t *testing.T, p *path) {
+		called := make(chan struct{}, 1)
+		if waits, err := p.near.WriteReady(io.Discard, func() { called <- struct{}{} }); !waits || err != nil {
+			t.Fatalf("waits %v, %v", waits, err)
+		}
+		must(p.near.Close())
+		<-called
+		if _, err := p.near.WriteReady(io.Discard, nil); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("error %v, want net.ErrClosed", err)
 		}
 	})

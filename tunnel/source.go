@@ -1,8 +1,11 @@
 package tunnel
 
 import (
+	"errors"
 	"io"
+	"os"
 	"sync"
+	"time"
 )
 
 // chunk is how much is read at once: the payload of one frame at most.
@@ -17,7 +20,14 @@ type source struct {
 	ready *readiness // nil: one has to read to see whether there is something
 	small []byte
 	big   *[chunk]byte // held from next to done, and while reads are large
+
+	// patience is how long nothing may come until it gives up, with errCalm; it
+	// may take twice as long. 0: for ever.
+	patience time.Duration
+	moved    bool // something has come since that was asked last
 }
+
+var errCalm = errors.New("tunnel: nothing has come for a while")
 
 func newSource(c Conn) *source {
 	s := &source{c: c}
@@ -31,7 +41,13 @@ func newSource(c Conn) *source {
 func (s *source) next() ([]byte, error) {
 	if s.ready != nil {
 		buf, n, err := s.ready.read()
-		s.big = buf
+		for s.patience > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+			if s.calm() {
+				return nil, errCalm
+			}
+			buf, n, err = s.ready.read()
+		}
+		s.big, s.moved = buf, true
 		if buf == nil {
 			return nil, err
 		}
@@ -48,6 +64,19 @@ func (s *source) next() ([]byte, error) {
 	return s.small[:n], err
 }
 
+// calm reports whether nothing has come for a while, and looks again later if
+// something has. That the deadline cannot be set the next read says too.
+func (s *source) calm() bool {
+	tcp := s.c.(TCP)
+	if s.moved {
+		s.moved = false
+		_ = tcp.SetReadDeadline(time.Now().Add(s.patience))
+		return false
+	}
+	_ = tcp.SetReadDeadline(time.Time{})
+	return true
+}
+
 // done gives back what next returned.
 func (s *source) done(n int) {
 	switch {
@@ -62,6 +91,11 @@ func (s *source) done(n int) {
 // copyTo copies until the end of the source, which is no error.
 func (s *source) copyTo(dst io.Writer) error {
 	defer s.done(0)
+	if s.patience > 0 {
+		s.moved = true
+		_ = s.calm()
+		defer func() { s.moved = false; _ = s.calm() }() // who reads next has no deadline
+	}
 	for {
 		p, err := s.next()
 		if len(p) > 0 {

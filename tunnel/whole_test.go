@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"runtime"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -164,6 +166,109 @@ func TestWholeCounts(t *testing.T) {
 	}
 }
 
+// A connection that was silent is looked after by others than before: it goes
+// on, and ends, all the same.
+func TestWholeWakesAfterSilence(t *testing.T) {
+	agent, near := tcpPair(t)
+	controller, far := tcpPair(t)
+	joined := make(chan error, 1)
+	go func() { joined <- Whole{Calm: time.Millisecond}.Join(TCP{near}, TCP{far}) }()
+	for _, word := range []string{"one", "two", "three"} {
+		waitForStack(t, "tunnel.await(", 2) // of both
+		mustWrite(t, agent, word)
+		wantText(t, controller, word)
+		mustWrite(t, controller, word)
+		wantText(t, agent, word)
+	}
+	waitForStack(t, "tunnel.await(", 2)
+	TCP{agent}.Abort(nil)
+	if _, err := controller.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the controller reads %v, want the reset", err)
+	}
+	if err := <-joined; !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("Join: %v, want the reset", err)
+	}
+}
+
+// A session that has nothing to say has no goroutine, and is heard when it has.
+func TestWholePatientSessionIsCalled(t *testing.T) {
+	agent, near := tcpPair(t)
+	s := &patient{}
+	joined := make(chan error, 1)
+	go func() { joined <- JoinWhole(TCP{near}, s) }()
+	for _, word := range []string{"one", "two", "three"} {
+		s.say(word, nil)
+		wantText(t, agent, word)
+	}
+	s.say("the end", io.EOF)
+	wantAll(t, "what comes before the end, and the end", agent, "the end")
+	_ = agent.Close()
+	if err := <-joined; err != nil {
+		t.Error(err)
+	}
+}
+
+// patient is a session that takes everything and says what it is told to.
+type patient struct {
+	Conn // nil: nothing else is asked of it
+
+	mu    sync.Mutex
+	has   string
+	end   error
+	again func()
+}
+
+func (p *patient) say(text string, end error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.has, p.end = p.has+text, end
+	if again := p.again; again != nil {
+		p.again = nil
+		again()
+	}
+}
+
+func (p *patient) WriteReady(w io.Writer, again func()) (waits bool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, err := io.WriteString(w, p.has); err != nil {
+		return false, err
+	}
+	p.has = ""
+	if p.end == nil {
+		p.again = again
+	}
+	return p.end == nil, nil
+}
+
+func (p *patient) Write(b []byte) (int, error) { return len(b), nil }
+func (p *patient) CloseWrite() error           { return nil }
+func (p *patient) Close() error                { return nil }
+func (p *patient) Abort(error)                 {}
+
+func wantText(t *testing.T, r io.Reader, want string) {
+	t.Helper()
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(r, got); err != nil || string(got) != want {
+		t.Fatalf("read %q, %v; want %q", got, err, want)
+	}
+}
+
+// waitForStack waits until so many goroutines are in a function.
+func waitForStack(t testing.TB, function string, want int) {
+	t.Helper()
+	buf := make([]byte, 1<<20)
+	for end := time.Now().Add(20 * time.Second); ; runtime.Gosched() {
+		got := strings.Count(string(buf[:runtime.Stack(buf, true)]), function)
+		if got == want {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d goroutines in %s, want %d", got, function, want)
+		}
+	}
+}
+
 func TestPlainConnIsReadInLargePieces(t *testing.T) {
 	near, far := net.Pipe()
 	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<14)
@@ -218,7 +323,7 @@ func BenchmarkIdle(b *testing.B) {
 		goroutines := runtime.NumGoroutine()
 		joined := make(chan error, connections)
 		for i := range connections {
-			go func() { joined <- JoinWhole(TCP{near[2*i]}, TCP{near[2*i+1]}) }()
+			Whole{Calm: 10 * time.Millisecond}.Start(TCP{near[2*i]}, TCP{near[2*i+1]}, func(err error) { joined <- err })
 		}
 		for i := range connections {
 			if _, err := far[2*i].Write([]byte("x")); err != nil {
@@ -228,10 +333,12 @@ func BenchmarkIdle(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
+		waitForStack(b, "tunnel.await(", 2*connections)
 		runtime.GC()
 		runtime.GC() // empties the pools
 		runtime.ReadMemStats(&after)
-		b.ReportMetric(float64(after.HeapInuse+after.StackInuse-before.HeapInuse-before.StackInuse)/connections, "B/conn")
+		b.ReportMetric((float64(after.HeapAlloc)-float64(before.HeapAlloc))/connections, "heap-B/conn")
+		b.ReportMetric((float64(after.StackInuse)-float64(before.StackInuse))/connections, "stack-B/conn")
 		b.ReportMetric(float64(runtime.NumGoroutine()-goroutines)/connections, "goroutines/conn")
 		for _, c := range far {
 			c.Close()
