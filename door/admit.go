@@ -33,7 +33,7 @@ func (d *Door) admit(ctx context.Context, r *Request) (leave func(), err error) 
 			return nil, admitErr(ctx)
 		}
 	}
-	if err := d.opens.Wait(ctx); err != nil {
+	if err := d.takeTurn(ctx, r); err != nil {
 		<-d.places
 		return nil, admitErr(ctx)
 	}
@@ -42,6 +42,18 @@ func (d *Door) admit(ctx context.Context, r *Request) (leave func(), err error) 
 		<-d.places
 		d.pace.ended(key, time.Now(), time.Since(began))
 	}), nil
+}
+
+// takeTurn waits while too many sessions are opened at once.
+func (d *Door) takeTurn(ctx context.Context, r *Request) error {
+	if d.opens.Allow() {
+		return nil
+	}
+	h := d.holding(whose(r))
+	defer h.end()
+	slow := time.AfterFunc(heldAfter, func() { h.begin(errCrowd) })
+	defer slow.Stop()
+	return d.opens.Wait(ctx)
 }
 
 func admitErr(ctx context.Context) error {

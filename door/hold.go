@@ -19,6 +19,7 @@ var errHeld = errors.New("door: held for too long")
 var (
 	errNoAnswer = errors.New("door: no answer yet")
 	errNoPlace  = errors.New("door: no place for another session")
+	errCrowd    = errors.New("door: more sessions at once than may be opened in a second")
 )
 
 // describe returns what is known of a controller. While nothing is, it waits:

@@ -71,6 +71,20 @@ func TestAgentIsHeldWhileItsControllerStarts(t *testing.T) {
 	})
 }
 
+func TestAgentThatWaitsForItsTurnIsHeld(t *testing.T) {
+	held(t, Config{OpenRate: 0.1}, func(t *testing.T, r *rig) {
+		r.jnlp4()
+		r.accepted()
+		a := r.jnlp4()
+		a.wantSilence("one each 10 s", 5*time.Second)
+		r.wantCount("held now", r.d.m.held, 1)
+		r.accepted()
+		synctest.Wait()
+		r.wantCount("held now", r.d.m.held, 0)
+		r.wantCount("held ever", r.d.m.heldTotal, 1)
+	})
+}
+
 func TestHoldingHasAnEnd(t *testing.T) {
 	held(t, Config{}, func(t *testing.T, r *rig) {
 		r.set(errAway)
