@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -11,7 +12,8 @@ const wheelSlots = 64
 // A wheel visits every stream twice per heartbeat interval: one goroutine and
 // two words per stream in place of a timer each.
 type wheel struct {
-	turn time.Duration // from slot to slot
+	turn     time.Duration // from slot to slot
+	punctual atomic.Int64  // when it last turned in time, as Gateway.now
 
 	mu    sync.Mutex          // guards the following
 	slots [wheelSlots]*stream // rings
@@ -127,6 +129,7 @@ func (g *Gateway) turnWheel() {
 		if !until(due) {
 			return
 		}
+		g.wheel.came(g.now(), time.Since(due))
 		visited = g.wheel.at(slot, visited[:0])
 		bites := (len(visited) + bite - 1) / bite
 		for i := range bites {
