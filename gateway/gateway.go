@@ -131,7 +131,8 @@ func (g *Gateway) serverOptions() []grpc.ServerOption {
 		grpc.ReadBufferSize(4 << 10),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
-			MaxConnectionIdle: 5 * time.Minute, Time: 30 * time.Second, Timeout: 20 * time.Second,
+			// Heartbeats tell of dead streams; a ping is for a connection that has none.
+			MaxConnectionIdle: 5 * time.Minute, Time: max(30*time.Second, 2*g.cfg.Heartbeat), Timeout: 20 * time.Second,
 		}),
 	}
 }
