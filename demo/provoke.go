@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moorage-dev/moorage/demo/legacy"
 	"github.com/moorage-dev/moorage/seeded"
 )
 
@@ -13,6 +14,7 @@ import (
 type provocation struct {
 	faults []FaultKind
 	world  func(*WorldConfig) // nil: as always
+	legacy story              // played with a Jenkins instead of a world; nil: none is
 	refuse string             // why no demonstration can show it; "": one does
 }
 
@@ -41,16 +43,16 @@ var provocations = map[seeded.Bug]provocation{
 	seeded.ReplyOvertakes:    {faults: []FaultKind{LinkCut}, world: bytewise},
 	seeded.HalfCommand:       {faults: []FaultKind{LinkCut}, world: busy},
 
-	// The agents here are native ones; these live where legacy ones pass.
-	seeded.ChildOrphaned:     {refuse: "it is a shim's, and no process here has children"},
-	seeded.StaleIdentity:     {refuse: "it is a connector's, and there is no Jenkins here"},
-	seeded.EndNotCarried:     {refuse: "it is a connector's, and there is no Jenkins here"},
-	seeded.PingCrosses:       {refuse: "it is a connector's, and there is no Jenkins here"},
-	seeded.CloseNotify:       {refuse: "it is a stand-in's for Jenkins, and there is none here"},
-	seeded.EmptyFinalChunk:   {refuse: "it is a stand-in's for Jenkins, and there is none here"},
-	seeded.ProbeOpensSession: {refuse: "it is the legacy agents' door's, and there are none here"},
-	seeded.JarCacheStale:     {refuse: "it is the legacy agents' door's, and there are none here"},
-	seeded.AckPassedOn:       {refuse: "it is the legacy agents' door's, and there are none here"},
+	// These live where legacy agents pass.
+	seeded.StaleIdentity:     {faults: []FaultKind{JenkinsReplaced}, legacy: (*legacy.Site).Restart},
+	seeded.JarCacheStale:     {faults: []FaultKind{JenkinsReplaced}, legacy: (*legacy.Site).Restart},
+	seeded.CloseNotify:       {faults: []FaultKind{AgentServed}, legacy: (*legacy.Site).Serve},
+	seeded.EmptyFinalChunk:   {faults: []FaultKind{AgentServed}, legacy: (*legacy.Site).Serve},
+	seeded.AckPassedOn:       {faults: []FaultKind{AgentServed}, legacy: (*legacy.Site).Serve},
+	seeded.ChildOrphaned:     {refuse: "it is a shim's that is killed, and this process is not to die"},
+	seeded.EndNotCarried:     {refuse: "the door ends whole what the connector ends by half, so no agent sees it"},
+	seeded.PingCrosses:       {refuse: "the Jenkins here first pings after 15 s, as a stock one does"},
+	seeded.ProbeOpensSession: {refuse: "the connector refuses such a session, so neither Jenkins nor an agent sees it"},
 }
 
 // busy always has something under way.

@@ -25,7 +25,8 @@ type Config struct {
 	Terminal bool      // Out is a terminal: one line, drawn again and again
 	World    WorldConfig
 
-	provoke seeded.Bug // the faults and the world are for this one, on or not; "": Break
+	provoke  seeded.Bug    // the faults and the world are for this one, on or not; "": Break
+	patience time.Duration // of a story; 0: legacy's
 }
 
 // A Result is what a demonstration showed.
@@ -54,7 +55,7 @@ const settle = 90 * time.Second
 // out; whether promises were kept, the Result says.
 func Run(ctx context.Context, cfg Config) (Result, error) {
 	cfg.defaults()
-	kinds := Everyday
+	kinds, legacy := Everyday, false
 	if cfg.Break != "" {
 		if err := seeded.Set(cfg.Break); err != nil {
 			return Result{}, err
@@ -67,7 +68,7 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 			return Result{}, fmt.Errorf("demo: %s: %w", cfg.provoke, err)
 		}
 		p := provocations[cfg.provoke]
-		kinds = p.faults
+		kinds, legacy = p.faults, p.legacy != nil
 		if p.world != nil {
 			p.world(&cfg.World)
 		}
@@ -77,6 +78,9 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 		Schedule: Schedule(cfg.Seed, kinds, cfg.Faults, cfg.Agents, cfg.Gateways, cfg.Duration),
 	}
 	fmt.Fprintf(cfg.Out, "moorage demo: the Kafka here is embedded, in memory, and gone when this ends\n")
+	if legacy {
+		return play(ctx, cfg, r, provocations[cfg.provoke])
+	}
 	fmt.Fprintf(cfg.Out, "%d agents, %d gateways, %d faults in %v, seed %d\n", cfg.Agents, cfg.Gateways, len(r.Schedule), cfg.Duration, cfg.Seed)
 
 	// An interruption ends the schedule, not the world: what is under way is

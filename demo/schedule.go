@@ -46,11 +46,15 @@ const (
 	NewsRefused  FaultKind = "news-refused"  // a delivered count does not get into Kafka
 
 	PositionForeign FaultKind = "position-foreign" // a session is resumed at a position in a log that is not there
+
+	AgentServed     FaultKind = "agent-served"     // an agent of a Jenkins connects, is called, and leaves
+	JenkinsReplaced FaultKind = "jenkins-replaced" // a Jenkins dies, and one with other keys and jars takes its place
 )
 
 // Strange lists the faults that only a demonstration of a seeded bug strikes with.
 var Strange = []FaultKind{
 	ProduceLost, CloseRefused, KafkaStalled, AgentFrozen, RecordLate, TicketForged, StreamTwice, NewsRefused, PositionForeign,
+	AgentServed, JenkinsReplaced,
 }
 
 // Everyday lists the faults of the demonstration.
