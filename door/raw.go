@@ -205,11 +205,9 @@ func (r *room) serve(ctx context.Context, l *line, remote *linkv1.Remoting, sni 
 		}
 		return
 	}
-	// The stack has grown with finding all this out. From here on the agent is
-	// idle most of the time, and its goroutines are small.
 	join := &joining{line: l, session: s, controller: controller, agent: remote.Agent, protocol: remote.Protocol}
 	l.joined.Store(join)
-	r.busy.Go(func() { join.run(r.Door) })
+	join.start(r)
 }
 
 // A joining is an agent's connection that has its session.
@@ -221,13 +219,17 @@ type joining struct {
 	over time.Time // when the watch saw that the session has ended; its own
 }
 
-// run carries bytes until either end says that it is over.
-func (j *joining) run(d *Door) {
+// start has bytes carried until either end says that it is over. The agent is
+// idle most of the time, so it is left to small goroutines of its own.
+func (j *joining) start(r *room) {
 	began := time.Now()
-	j.log(d, "agent connected")
-	err := j.whole(d).Join(j.line.side(), j.session)
-	_ = j.line.Close() // joined sides are closed
-	j.log(d, "agent gone", "after", time.Since(began).Round(time.Millisecond), "why", why(j.session, err))
+	j.log(r.Door, "agent connected")
+	r.busy.Add(1) // to whoever calls it
+	j.whole(r.Door).Start(j.line.side(), j.session, func(err error) {
+		defer r.busy.Done()
+		_ = j.line.Close() // joined sides are closed
+		j.log(r.Door, "agent gone", "after", time.Since(began).Round(time.Millisecond), "why", why(j.session, err))
+	})
 }
 
 func (j *joining) whole(d *Door) tunnel.Whole {

@@ -3,6 +3,8 @@ package door
 import (
 	"io"
 	"sync/atomic"
+
+	"github.com/moorage-dev/moorage/tunnel"
 )
 
 // An entered session is one that counts, until it is closed.
@@ -13,15 +15,21 @@ type entered struct {
 	m     *metrics
 }
 
+// A session that has its bytes in memory writes them from there.
+type inMemory interface {
+	io.WriterTo
+	tunnel.Patient
+}
+
 // enter counts a session that the controller side has accepted.
 func (d *Door) enter(s Session, leave func()) Session {
 	d.m.opened.Inc()
 	d.m.sessions.Inc()
 	one := &entered{Session: s, leave: leave, m: d.m}
-	if from, ok := s.(io.WriterTo); ok {
+	if from, ok := s.(inMemory); ok {
 		return struct {
 			*entered
-			io.WriterTo // a session that has its bytes in memory writes them from there
+			inMemory
 		}{one, from}
 	}
 	return one

@@ -20,6 +20,7 @@ import (
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
 	"github.com/moorage-dev/moorage/remoting"
 	"github.com/moorage-dev/moorage/session"
+	"github.com/moorage-dev/moorage/tunnel"
 )
 
 const (
@@ -159,12 +160,16 @@ func (w *web) passRefusal(rw http.ResponseWriter, r *http.Request, s Session) {
 // A pump joins a WebSocket and a session: payload only. Pings are sent from
 // here and answered here.
 //
-// It takes the caller's goroutine and one more, and a buffer only while there
+// It takes the caller's goroutine, and another and a buffer only while there
 // are bytes to move.
 type pump struct {
 	c *websocket.Conn
 	s Session
 	m *metrics
+
+	toAgent messageWriter  // of whoever runs down, one at a time
+	again   func()         // starts down
+	going   sync.WaitGroup // until the session has ended
 
 	mu      sync.Mutex // guards the following
 	ping    *time.Timer
@@ -184,11 +189,13 @@ func (p *pump) run() string {
 	p.ping = time.AfterFunc(pingEvery, p.sendPing)
 	p.mu.Unlock()
 	defer p.ping.Stop()
-	var down sync.WaitGroup
-	down.Go(func() { p.sessionEnded(p.down()) })
+	p.toAgent = messageWriter{c: p.c, sent: p.m.downBytes}
+	p.again = func() { go p.down() }
+	p.going.Add(1)
+	p.again()
 	p.agentEnded(p.up())
 	_ = p.c.Close() // it wakes whoever still writes
-	down.Wait()
+	p.going.Wait()
 	return p.why
 }
 
@@ -254,17 +261,27 @@ func (p *pump) upload(message io.Reader) error {
 	}
 }
 
-// down passes on what the controller sends, until the session ends: io.EOF, if
-// it does so in good order.
-func (p *pump) down() error {
-	w := &messageWriter{c: p.c, sent: p.m.downBytes}
-	// A session that has its bytes in memory writes them from there; for any
-	// other the buffer is small, for most of the time it waits for nothing.
-	_, err := io.CopyBuffer(w, p.s, make([]byte, 512))
-	if err == nil {
-		err = io.EOF
+// down passes on what the controller sends. It leaves when the session has
+// ended, or waits for something: then another comes when there is.
+func (p *pump) down() {
+	waits, err := p.download()
+	if waits {
+		return
 	}
-	return errors.Join(w.end(), err)
+	if err == nil {
+		err = io.EOF // the session ended in good order
+	}
+	p.sessionEnded(errors.Join(p.toAgent.end(), err))
+	p.going.Done()
+}
+
+func (p *pump) download() (waits bool, err error) {
+	if from, ok := p.s.(tunnel.Patient); ok {
+		return from.WriteReady(&p.toAgent, p.again)
+	}
+	// The buffer is small, for most of the time it waits for nothing.
+	_, err = io.CopyBuffer(&p.toAgent, p.s, make([]byte, 512))
+	return false, err
 }
 
 // A messageWriter sends bytes as messages of whole chunks. Of a chunk that is not
