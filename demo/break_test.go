@@ -53,6 +53,7 @@ func TestBrokenVerdictNeedsTheBug(t *testing.T) {
 		}
 		ran[how] = true
 		t.Run("provoke="+string(bug), func(t *testing.T) {
+			t.Parallel() // no bug is on
 			if r := broken(t, Config{Seed: 1, provoke: bug}); !r.Clean() {
 				t.Errorf("no bug is on, settled=%v:\n%v", r.Settled, r)
 			}
