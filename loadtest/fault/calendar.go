@@ -85,6 +85,9 @@ func (w world) holds(f scenario.Fault) []hold {
 		}
 		return []hold{of(target, afterOutage), outage}
 	case Rolling, Upgrade:
+		if target == "connector" {
+			return []hold{of(target, perRolling), of("outage", perRolling)}
+		}
 		if target == "brokers" || target == "broker" {
 			d := time.Duration(max(w.brokers, 1)) * (time.Duration(f.For) + afterBroker)
 			return []hold{{"broker", from, from + d}, {"outage", from, from + d}}

@@ -11,7 +11,7 @@ package fault
 const (
 	Kill          = "kill"           // SIGKILL, and a new process after For (0: at once): gateway, broker, connector, app
 	Stop          = "stop"           // SIGTERM, and a new process after For: gateway, broker, connector
-	Rolling       = "rolling"        // stop, one gateway (or broker) after the other, For between two
+	Rolling       = "rolling"        // stop, one gateway (or broker) after the other, For between two; or the connector
 	Freeze        = "freeze"         // SIGSTOP, SIGCONT after For: gateway, broker, connector, app, agents
 	Upgrade       = "upgrade"        // rolling, to the other build; again: back
 	CutAgents     = "cut-agents"     // connections of With share (1) of the agents, which cannot dial again for For

@@ -23,7 +23,7 @@ const (
 //
 //	fault                                    native, tunnel       legacy
 //	kill of the application                  CONTROLLER_GONE      –
-//	kill, stop of the connector              –                    CONTROLLER_GONE
+//	kill, stop, rolling of the connector     –                    CONTROLLER_GONE
 //	restart-agents                           GRACE, where the     the same, or REPLACED by
 //	                                         agent died           its next, PEER_RESET
 //	anything between agents and the          GRACE                GRACE
@@ -40,7 +40,7 @@ func Mortal(f scenario.Fault, g scenario.Group, graceTime time.Duration) (reason
 		if !legacy {
 			reasons = append(reasons, controllerGone)
 		}
-	case (f.Do == Kill || f.Do == Stop) && target == "connector":
+	case (f.Do == Kill || f.Do == Stop || f.Do == Rolling) && target == "connector":
 		if legacy {
 			reasons = append(reasons, controllerGone)
 		}

@@ -31,6 +31,8 @@ func TestWhatEndsSessions(t *testing.T) {
 			map[string]string{"native": "CONTROLLER_GONE", "door": "GATEWAY_GONE PEER_RESET REPLACED"}},
 		{"the connector's", scenario.Fault{Do: Stop, To: "connector"}, false,
 			map[string]string{"door": "CONTROLLER_GONE GATEWAY_GONE PEER_RESET REPLACED", "shim": "CONTROLLER_GONE"}},
+		{"the connector's, in a rolling restart", scenario.Fault{Do: Rolling, To: "connector"}, false,
+			map[string]string{"door": "CONTROLLER_GONE GATEWAY_GONE PEER_RESET REPLACED", "shim": "CONTROLLER_GONE"}},
 		{"an agent's", scenario.Fault{Do: RestartAgents}, true,
 			map[string]string{"native": "GRACE", "door": "GRACE PEER_RESET REPLACED", "shim": "GRACE PEER_RESET REPLACED"}},
 		{"not that of an agent that lives", scenario.Fault{Do: RestartAgents}, false,

@@ -69,7 +69,7 @@ var (
 var grammars = map[string]grammar{
 	"kill":           {to: processes},
 	"stop":           {to: processes[:5]},
-	"rolling":        {to: processes[:4]},
+	"rolling":        {to: processes[:5]},
 	"freeze":         {to: slices.Concat(processes, ofAgents)},
 	"upgrade":        {to: []string{"gateways"}},
 	"cut-agents":     {to: ofAgents, with: []string{"share"}},

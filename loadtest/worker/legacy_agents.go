@@ -244,7 +244,7 @@ func (a *legacyAgent) cut() {
 func (a *legacyAgents) order(o Order) {
 	switch o.Do {
 	case "fault":
-		if o.To == "connector" && (o.Name == fault.Kill || o.Name == fault.Stop || o.Name == fault.Freeze) {
+		if o.To == "connector" && (o.Name == fault.Kill || o.Name == fault.Stop || o.Name == fault.Rolling || o.Name == fault.Freeze) {
 			a.mu.Lock()
 			a.connector = time.Now()
 			a.mu.Unlock()
