@@ -15,7 +15,9 @@ import (
 //
 // How short of it the gateway is, the wheel tells: it wakes many times a
 // second and knows when it should have. That can be caused by nobody who is
-// slow or silent, only by work.
+// slow or silent, only by lack of processor time. It does not see everything:
+// Go lets timers overtake other goroutines, so a crowd that keeps the gateway's
+// own run queue long, with nobody else on the machine, goes unnoticed.
 const (
 	// inTime is how late a wake may be: no agent notices that.
 	inTime = 250 * time.Millisecond
