@@ -136,9 +136,6 @@ func (g *Gateway) hello(rpc grpc.BidiStreamingServer[linkv1.AttachRequest, linkv
 	}
 	began = time.Now()
 	h, err = session.ParseHello(m.GetHello())
-	if err == nil && !h.Resume() {
-		err = g.turnAway()
-	}
 	if err != nil {
 		return h, "", began, err
 	}

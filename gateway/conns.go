@@ -21,9 +21,9 @@ type socket struct {
 
 // bound returns lis with a bound on how many connections are open. One above
 // it is closed as soon as it comes: if it waited to be accepted, it would wait
-// for others to leave. So is one that comes while the gateway is busy.
-func (c *conns) bound(lis net.Listener, most int, m *metrics, busy func() bool) net.Listener {
-	return &boundedListener{lis, c, most, m, busy}
+// for others to leave.
+func (c *conns) bound(lis net.Listener, most int, m *metrics) net.Listener {
+	return &boundedListener{lis, c, most, m}
 }
 
 type boundedListener struct {
@@ -31,7 +31,6 @@ type boundedListener struct {
 	all  *conns
 	most int
 	m    *metrics
-	busy func() bool
 }
 
 func (l *boundedListener) Accept() (net.Conn, error) {
@@ -40,7 +39,8 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if c := (&socket{raw, l.all, l.m}); !l.busy() && l.all.add(c, l.most) {
+		c := &socket{raw, l.all, l.m}
+		if l.all.add(c, l.most) {
 			return c.ready(), nil
 		}
 		l.m.connRefused.Inc()

@@ -139,7 +139,7 @@ func (g *Gateway) serverOptions() []grpc.ServerOption {
 
 // Serve accepts connections on lis until Drain, Close or Kill. It returns nil then.
 func (g *Gateway) Serve(lis net.Listener) error {
-	err := g.srv.Serve(g.conns.bound(lis, g.cfg.MaxStreams, g.metrics, g.overrun))
+	err := g.srv.Serve(g.conns.bound(lis, g.cfg.MaxStreams, g.metrics))
 	if g.closing.Load() || g.killed.Load() || err == grpc.ErrServerStopped {
 		return nil
 	}

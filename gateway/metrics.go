@@ -19,7 +19,7 @@ type metrics struct {
 	attached       *prometheus.CounterVec // by how: open, memory (resumed from the cache or nothing missed), kafka (resumed by reading)
 	refused        *prometheus.CounterVec // streams refused before Welcome, by reason: the words of status.go, and "gone"
 	ended          *prometheus.CounterVec // streams that ended after Welcome, by reason
-	connRefused    prometheus.Counter     // connections closed at the bound, or while the gateway has no time for more
+	connRefused    prometheus.Counter     // connections closed at the bound
 	upFrames       prometheus.Counter     // frames taken from agent sides
 	upBytes        prometheus.Counter     // their payload
 	downFrames     prometheus.Counter     // frames sent to agent sides
@@ -71,7 +71,7 @@ func newMetrics(g *Gateway) *metrics {
 	m.attached = counters("attached_total", "Sessions attached, by how: open, memory, kafka.", "how")
 	m.refused = counters("refused_total", "Streams refused before they were welcomed.", "reason")
 	m.ended = counters("ended_total", "Streams that ended after they were welcomed.", "reason")
-	m.connRefused = counter("connections_refused_total", "Connections closed because there were too many, or the gateway had no time for more.")
+	m.connRefused = counter("connections_refused_total", "Connections closed because there were too many.")
 	m.upFrames = counter("up_frames_total", "Frames taken from agent sides.")
 	m.upBytes = counter("up_bytes_total", "Payload bytes of frames taken from agent sides.")
 	m.downFrames = counter("down_frames_total", "Frames sent to agent sides.")
@@ -91,9 +91,6 @@ func newMetrics(g *Gateway) *metrics {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: "moorage", Subsystem: "gateway", Name: "cache_bytes", Help: "Bytes charged to the cache of recent down records.",
 		}, func() float64 { return float64(g.cache.Bytes()) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Namespace: "moorage", Subsystem: "gateway", Name: "behind_seconds", Help: "For how long the gateway has had more to do than it can; new sessions are turned away from 1 on.",
-		}, func() float64 { return max(g.wheel.behind(g.now()), 0).Seconds() }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: "moorage", Subsystem: "gateway", Name: "cache_evicted_total", Help: "Tails evicted from the cache.",
 		}, func() float64 { return float64(g.cache.Evicted()) }),

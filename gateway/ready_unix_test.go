@@ -22,7 +22,7 @@ func TestReadOnReadyKeepsNoBuffer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer raw.Close()
-	lis := new(conns).bound(raw, 1, newMetrics(new(Gateway)), func() bool { return false })
+	lis := new(conns).bound(raw, 1, newMetrics(new(Gateway)))
 	far, err := net.Dial("tcp", raw.Addr().String())
 	if err != nil {
 		t.Fatal(err)

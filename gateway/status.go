@@ -66,8 +66,6 @@ func judge(err error) verdict {
 		return verdict{codes.ResourceExhausted, "controllers", 2 * time.Second}
 	case errors.Is(err, errTooMany):
 		return verdict{codes.ResourceExhausted, "full", 2 * time.Second}
-	case errors.Is(err, errBusy):
-		return verdict{codes.ResourceExhausted, "busy", 5 * time.Second}
 	case errors.Is(err, errDraining):
 		return verdict{codes.Unavailable, "draining", 0}
 	case errors.Is(err, errClosing), errors.Is(err, bridge.ErrClosed):

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -12,8 +11,7 @@ const wheelSlots = 64
 // A wheel visits every stream twice per heartbeat interval: one goroutine and
 // two words per stream in place of a timer each.
 type wheel struct {
-	turn     time.Duration // from slot to slot
-	punctual atomic.Int64  // when it last turned in time, as Gateway.now
+	turn time.Duration // from slot to slot
 
 	mu    sync.Mutex          // guards the following
 	slots [wheelSlots]*stream // rings
@@ -129,7 +127,6 @@ func (g *Gateway) turnWheel() {
 		if !until(due) {
 			return
 		}
-		g.wheel.came(g.now(), time.Since(due))
 		visited = g.wheel.at(slot, visited[:0])
 		bites := (len(visited) + bite - 1) / bite
 		for i := range bites {
