@@ -110,13 +110,13 @@ func TestAgentThatIsToldTwiceIsKilled(t *testing.T) {
 
 func TestSignalsArePassedOn(t *testing.T) {
 	// Were it not for the agent alone, the signal would end the sleeping child too.
-	ta := startAgent(t, Agent{}, "trap 'kill -0 $child && echo usr1' USR1; trap 'echo hup; kill $child; exit 0' HUP; sleep 1000 & child=$!; echo up; while :; do wait; done")
+	ta := startAgent(t, Agent{}, "trap 'kill -0 $child && echo usr1' USR1; trap 'echo usr2; kill $child; exit 0' USR2; sleep 1000 & child=$!; echo up; while :; do wait; done")
 	ta.waitOutput("up\n")
 	ta.signals <- syscall.SIGUSR1
 	ta.waitOutput("up\nusr1\n")
-	ta.signals <- syscall.SIGHUP
+	ta.signals <- syscall.SIGUSR2
 	ta.wantExit("it ended by itself", 0)
-	ta.wantOutput("up\nusr1\nhup\n")
+	ta.wantOutput("up\nusr1\nusr2\n")
 }
 
 func TestDeafAgentIsKilledWithItsGroup(t *testing.T) {
