@@ -59,6 +59,7 @@ faults:
   - {at: 2s, do: cut-agents, with: {share: 1}, every: 1500ms}
   - {at: 3s, do: produce-refused, with: {count: 3}, every: 2s}
   - {at: 4s, do: kill, to: gateway-1, for: 500ms}
+  - {at: 6s, do: freeze, to: gateway-2, for: 1s} # the cut half a second later leaves frames that no gateway has read
 `
 
 // TestSeededBugsAreSeen: what tests find from inside, the harness sees from outside.
