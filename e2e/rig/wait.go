@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 )
@@ -48,16 +49,23 @@ func Must(t *testing.T, err error) {
 	}
 }
 
-// FreeAddress returns a loopback address on which nobody listens. Its port lies
-// below those of outgoing connections, so that none of these can sit on it
-// while nobody listens there.
+// given has all addresses that FreeAddress has returned or found taken.
+var given sync.Map
+
+// FreeAddress returns a loopback address on which nobody listens, and which no
+// other test of this process is given: a gateway that was killed finds it free
+// when it is started again. Its port lies below those of outgoing connections,
+// so that none of these can sit on it meanwhile.
 func FreeAddress(t *testing.T) string {
 	t.Helper()
-	for range 100 {
+	for range 1000 {
 		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+rand.IntN(8000)))
+		if _, taken := given.LoadOrStore(address, true); taken {
+			continue
+		}
 		l, err := net.Listen("tcp", address)
 		if err != nil {
-			continue // taken; that is what the look was for
+			continue // by another process; that is what the look was for
 		}
 		Must(t, l.Close())
 		return address
