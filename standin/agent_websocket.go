@@ -34,7 +34,7 @@ func (r *run) webSocket(ctx context.Context) error {
 		}); err != nil {
 			return err
 		}
-		r.live(ctx, newChannel(newSocketLine(conn, false), WebSocket, r.cookie, conn.RemoteAddr().String(), r.Pings))
+		r.live(ctx, newChannel(newSocketLine(conn, 0, nil), WebSocket, r.cookie, conn.RemoteAddr().String(), r.Pings))
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

@@ -62,6 +62,10 @@ type Config struct {
 	// Pings are the pings on channels from the controller's end.
 	Pings Pings
 
+	// SocketPing is the time between two pings of a WebSocket; the first comes
+	// after half of it. Zero: 30 s.
+	SocketPing time.Duration
+
 	// Options are what agent files tell beside secret, name and URL.
 	Options []string
 
@@ -123,6 +127,7 @@ type Stats struct {
 	Requests     map[string]int // HTTP requests by path, with the agent's name replaced by NAME
 	NoACK        int            // handshakes given up for want of an ACK
 	PingsMissing int            // channels ended because a ping had no answer
+	Pongs        int            // answers to pings of WebSockets
 }
 
 // NewController opens the two ports. Run makes them answer.
@@ -142,6 +147,7 @@ func NewController(cfg Config) (*Controller, error) {
 		cfg.Jar = make([]byte, 1<<20)
 		contents(1).Read(cfg.Jar) // never fails
 	}
+	cfg.SocketPing = cmp.Or(cfg.SocketPing, wsPing)
 	cfg.Log = cmp.Or(cfg.Log, slog.New(slog.DiscardHandler))
 	cfg.Prefix = strings.TrimSuffix("/"+strings.Trim(cfg.Prefix, "/"), "/")
 	c := &Controller{

@@ -160,7 +160,8 @@ func (c *Controller) answerWebSocket(w http.ResponseWriter, r *http.Request) {
 		c.cfg.Log.Info("refused", "remote", r.RemoteAddr, "err", err)
 		return
 	}
-	c.serve(name, newChannel(newSocketLine(conn, true), WebSocket, cookie, r.RemoteAddr, c.cfg.Pings))
+	answered := func() { c.count(func(s *Stats) { s.Pongs++ }) }
+	c.serve(name, newChannel(newSocketLine(conn, c.cfg.SocketPing, answered), WebSocket, cookie, r.RemoteAddr, c.cfg.Pings))
 }
 
 // WebSocket is the protocol of a Connected that came by /wsagents/.

@@ -13,8 +13,7 @@ import (
 
 // Times and sizes of the WebSocket, as a stock controller and agent have them.
 const (
-	wsPing       = 30 * time.Second
-	wsFirstPing  = 15 * time.Second
+	wsPing       = 30 * time.Second // and half of it before the first
 	wsIdle       = 60 * time.Second
 	wsController = 64 << 10     // Jetty: bytes of a message
 	wsAgent      = 4194315 - 10 // Tyrus: bytes of a message; the frame's header counts
@@ -32,7 +31,7 @@ type socketLine struct {
 	conn    *websocket.Conn
 	message io.Reader // the one being read
 	write   sync.Mutex
-	idle    time.Duration // zero: none
+	every   time.Duration // between pings; zero: none is sent
 	pings   atomic.Int64  // pings received
 
 	mu      sync.Mutex
@@ -40,17 +39,19 @@ type socketLine struct {
 	stopped bool
 }
 
-// newSocketLine takes over a WebSocket. The controller's end pings and notices
-// an idle peer; the agent's only answers.
-func newSocketLine(conn *websocket.Conn, controller bool) *socketLine {
-	l := &socketLine{conn: conn}
+// newSocketLine takes over a WebSocket. The controller's end pings, every so
+// often, has answers counted and notices an idle peer; the agent's, where every
+// is zero, only answers.
+func newSocketLine(conn *websocket.Conn, every time.Duration, answered func()) *socketLine {
+	l := &socketLine{conn: conn, every: every}
 	conn.SetReadLimit(wsAgent)
-	if controller {
+	if every > 0 {
 		conn.SetReadLimit(wsController)
-		l.idle = wsIdle
 		l.alive()
-		conn.SetPongHandler(func(string) error { l.alive(); return nil })
-		l.pinger = time.AfterFunc(wsFirstPing, l.ping)
+		conn.SetPongHandler(func(string) error { answered(); l.alive(); return nil })
+		l.mu.Lock() // the first ping may be soon
+		l.pinger = time.AfterFunc(every/2, l.ping)
+		l.mu.Unlock()
 	}
 	answer := conn.PingHandler()
 	conn.SetPingHandler(func(payload string) error {
@@ -62,8 +63,8 @@ func newSocketLine(conn *websocket.Conn, controller bool) *socketLine {
 }
 
 func (l *socketLine) alive() {
-	if l.idle > 0 {
-		_ = l.conn.SetReadDeadline(time.Now().Add(l.idle)) // fails when closed: the Read says so
+	if l.every > 0 {
+		_ = l.conn.SetReadDeadline(time.Now().Add(wsIdle)) // fails when closed: the Read says so
 	}
 }
 
@@ -74,7 +75,7 @@ func (l *socketLine) ping() {
 		return
 	}
 	if l.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(wsPing)) == nil {
-		l.pinger.Reset(wsPing)
+		l.pinger.Reset(l.every)
 	}
 }
 

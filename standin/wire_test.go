@@ -383,17 +383,19 @@ func TestControllerPingsAWebSocket(t *testing.T) {
 }
 
 func TestAnsweredPingsKeepAWebSocket(t *testing.T) {
-	tell(t, standin.Config{}, func(s *story) {
-		a := s.agent(standin.Agent{Name: "agent1", WebSocket: true})
-		a.want(standin.Online)
-		s.online("agent1")
-		time.Sleep(20*time.Minute + time.Second)
-		s.call("agent1", 100_000, 100_000)
-		a.quit()
-		if e := a.want(standin.Offline); e.Pings != 40 {
-			t.Errorf("the agent has seen %d pings, want 40", e.Pings)
-		}
-	})
+	for every, want := range map[time.Duration]int{0: 40, 10 * time.Second: 120} {
+		tell(t, standin.Config{SocketPing: every}, func(s *story) {
+			a := s.agent(standin.Agent{Name: "agent1", WebSocket: true})
+			a.want(standin.Online)
+			s.online("agent1")
+			time.Sleep(20*time.Minute + time.Second)
+			s.call("agent1", 100_000, 100_000)
+			a.quit()
+			if e := a.want(standin.Offline); e.Pings != int64(want) || s.controller.Stats().Pongs != want {
+				t.Errorf("the agent has seen %d pings, and its controller %d answers, want %d", e.Pings, s.controller.Stats().Pongs, want)
+			}
+		})
+	}
 }
 
 func TestWebSocketMessagesHaveALimit(t *testing.T) {
