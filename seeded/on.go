@@ -28,7 +28,8 @@ func init() {
 // On reports whether the defect is switched on.
 func On(b Bug) bool { return active.Load() == b }
 
-// Set switches one defect on and every other off; "" switches all off.
+// Set switches one defect on and every other off, here and in processes that
+// are started from here on; "" switches all off.
 func Set(name string) error {
 	if name != "" && !slices.Contains(All, Bug(name)) {
 		var names []string
@@ -38,5 +39,5 @@ func Set(name string) error {
 		return fmt.Errorf("no seeded bug %q; there are %s", name, strings.Join(names, ", "))
 	}
 	active.Store(Bug(name))
-	return nil
+	return os.Setenv(Variable, name)
 }
