@@ -41,7 +41,7 @@ var mayImport = map[string][]string{
 	"door":              {"remoting", "tunnel", "session"},
 	"standin":           {"remoting"},
 	"demo/fabric":       nil,
-	"demo/legacy":       {"gateway", "door", "connector", "controller", "standin", "remoting", "broker", "bridge", "check"},
+	"demo/legacy":       {"gateway", "door", "connector", "controller", "link", "session", "standin", "remoting", "broker", "bridge", "check"},
 	"demo":              {"gateway", "controller", "link", "broker", "bridge", "check", "session", "conn", "demo/"},
 	"loadtest/":         {"config", "controller", "link", "standin", "broker", "bridge", "check", "session", "conn", "loadtest/"},
 	"cmd/":              {""},

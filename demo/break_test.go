@@ -5,6 +5,10 @@ package demo
 import (
 	"cmp"
 	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,19 +20,24 @@ import (
 // goroutines of one run in two don't run into, whatever the seed.
 const tries = 16
 
-// shown lists the bugs that a demonstration can show.
-func shown() (bugs []seeded.Bug) {
-	for _, bug := range seeded.All {
-		if CanShow(string(bug)) == nil {
-			bugs = append(bugs, bug)
-		}
-	}
-	return bugs
+// tried lists the bugs of these tests. One takes moorage itself: cmd/moorage has it.
+func tried() []seeded.Bug {
+	return slices.DeleteFunc(slices.Clone(seeded.All), func(b seeded.Bug) bool { return b == seeded.ChildOrphaned })
 }
 
+// alone, in the environment, is for a process that breaks one thing.
+const alone = "DEMO_TEST_ALONE"
+
 func TestBrokenVerdictFails(t *testing.T) {
-	for _, bug := range shown() {
+	for _, bug := range tried() {
 		t.Run("break="+string(bug), func(t *testing.T) {
+			if provocations[bug].legacy != nil && os.Getenv(alone) == "" {
+				// Most of a story is waiting for what never comes, but a process has one
+				// bug at a time.
+				t.Parallel()
+				breakAlone(t)
+				return
+			}
 			var last Result
 			for seed := range uint64(tries) {
 				if last = broken(t, Config{Seed: 1 + seed, Break: string(bug)}); !last.Clean() {
@@ -41,11 +50,26 @@ func TestBrokenVerdictFails(t *testing.T) {
 	}
 }
 
+// breakAlone runs the test in a process of its own.
+func breakAlone(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self, "-test.v", "-test.run=^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$")
+	cmd.Env = append(os.Environ(), alone+"=yes")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Error(err)
+	}
+	t.Logf("%s", out)
+}
+
 // Without the bug the same faults in the same world break nothing: it is the
 // bug that the verdict is about. Bugs that are provoked alike share a run.
 func TestBrokenVerdictNeedsTheBug(t *testing.T) {
 	ran := make(map[string]bool)
-	for _, bug := range shown() {
+	for _, bug := range tried() {
 		p := provocations[bug]
 		how := fmt.Sprintf("%v %p", p.faults, p.world)
 		if ran[how] {
@@ -68,8 +92,8 @@ func TestBrokenVerdictNeedsTheBug(t *testing.T) {
 
 func TestBrokenVerdictIsPromisedForEachBug(t *testing.T) {
 	for _, bug := range seeded.All {
-		if p, known := provocations[bug]; !known || (p.refuse == "") != (len(p.faults) > 0) {
-			t.Errorf("%s: want faults that show it, or a reason why none can", bug)
+		if len(provocations[bug].faults) == 0 {
+			t.Errorf("%s: want faults that show it", bug)
 		}
 	}
 	if len(provocations) != len(seeded.All) {

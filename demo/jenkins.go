@@ -17,7 +17,9 @@ func play(ctx context.Context, cfg Config, r Result, p provocation) (Result, err
 	fmt.Fprintf(cfg.Out, "%s: a stand-in for Jenkins, a connector, a gateway and an agent on 127.0.0.1\n", p.faults[0])
 	r.Schedule = []Fault{{Kind: p.faults[0]}}
 	checker := check.New(check.Config{})
-	site, err := legacy.Start(context.WithoutCancel(ctx), legacy.Config{Check: checker, Patience: cfg.patience, Log: cfg.World.Log})
+	site, err := legacy.Start(context.WithoutCancel(ctx), legacy.Config{
+		Check: checker, Patience: cfg.patience, Program: cfg.Program, Log: cfg.World.Log,
+	})
 	if err != nil {
 		return r, err
 	}

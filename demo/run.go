@@ -20,6 +20,7 @@ type Config struct {
 	Duration time.Duration // of the traffic; 0: 30 s
 	Seed     uint64        // of the schedule and the messages
 	Break    string        // a seeded bug to switch on; "": none
+	Program  string        // moorage itself, for bugs of a process that dies; "": these cannot be shown
 
 	Out      io.Writer // lines for a human
 	Terminal bool      // Out is a terminal: one line, drawn again and again
@@ -64,9 +65,6 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 		cfg.provoke = seeded.Bug(cfg.Break)
 	}
 	if cfg.provoke != "" {
-		if err := CanShow(string(cfg.provoke)); err != nil {
-			return Result{}, fmt.Errorf("demo: %s: %w", cfg.provoke, err)
-		}
 		p := provocations[cfg.provoke]
 		kinds, legacy = p.faults, p.legacy != nil
 		if p.world != nil {

@@ -48,13 +48,17 @@ const (
 	PositionForeign FaultKind = "position-foreign" // a session is resumed at a position in a log that is not there
 
 	AgentServed     FaultKind = "agent-served"     // an agent of a Jenkins connects, is called, and leaves
+	AgentPinged     FaultKind = "agent-pinged"     // a Jenkins pings its agent's WebSocket
+	PortProbed      FaultKind = "port-probed"      // an agent looks whether the agent port is open, without a word
 	JenkinsReplaced FaultKind = "jenkins-replaced" // a Jenkins dies, and one with other keys and jars takes its place
+	JenkinsKilled   FaultKind = "jenkins-killed"   // a Jenkins dies while an agent that has no door of ours is connected
+	ShimKilled      FaultKind = "shim-killed"      // a shim dies without a word, and its agent has started something
 )
 
 // Strange lists the faults that only a demonstration of a seeded bug strikes with.
 var Strange = []FaultKind{
 	ProduceLost, CloseRefused, KafkaStalled, AgentFrozen, RecordLate, TicketForged, StreamTwice, NewsRefused, PositionForeign,
-	AgentServed, JenkinsReplaced,
+	AgentServed, AgentPinged, PortProbed, JenkinsReplaced, JenkinsKilled, ShimKilled,
 }
 
 // Everyday lists the faults of the demonstration.

@@ -59,9 +59,6 @@ func (c *demoCmd) Run(ctx context.Context, p *process) error {
 		if err := seeded.Set(c.Break); err != nil {
 			return usagef("--break=%s: %w", c.Break, err)
 		}
-		if err := demo.CanShow(c.Break); err != nil {
-			return usagef("--break=%s: %w", c.Break, err)
-		}
 		if c.Faults == 0 || c.Gateways < 2 {
 			return usagef("--break=%s: needs --faults 1 or more and --gateways 2 or more", c.Break)
 		}
@@ -77,8 +74,9 @@ func (c *demoCmd) Run(ctx context.Context, p *process) error {
 	for c.Seed == 0 {
 		c.Seed = uint64(rand.Uint32())
 	}
+	program, _ := os.Executable() // without it one seeded bug cannot be shown, which is said then
 	cfg := demo.Config{
-		Agents: c.Agents, Gateways: c.Gateways, Faults: c.Faults, Duration: c.Duration, Seed: c.Seed, Break: c.Break,
+		Agents: c.Agents, Gateways: c.Gateways, Faults: c.Faults, Duration: c.Duration, Seed: c.Seed, Break: c.Break, Program: program,
 		Out: p.stderr, Terminal: isTerminal(p.stderr),
 	}
 	if c.Faults == 0 {

@@ -7,29 +7,15 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/moorage-dev/moorage/demo"
 	"github.com/moorage-dev/moorage/seeded"
 )
 
-// A bug that no demonstration shows is refused at once, with the reason and
-// with what does show it.
-func TestBrokenVerdictIsRefused(t *testing.T) {
-	t.Cleanup(func() {
-		if err := seeded.Set(""); err != nil {
-			t.Error(err)
-		}
-	})
-	for _, bug := range seeded.All {
-		reason := demo.CanShow(string(bug))
-		if reason == nil {
-			continue
-		}
-		var stdout, stderr bytes.Buffer
-		code := run([]string{"demo", "--break=" + string(bug)}, strings.NewReader(""), &stdout, &stderr)
-		want := "moorage: --break=" + string(bug) + ": " + reason.Error() + "\n"
-		if code != 2 || stderr.String() != want || !strings.HasSuffix(want, "make mutants does\n") || stdout.Len() > 0 {
-			t.Errorf("%s: got exit %d, %q; want 2, %q", bug, code, stderr.String(), want)
-		}
+// The shim that dies is this program. Every other bug is demo's to try.
+func TestBrokenVerdictOfAShim(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	code := run([]string{"demo", "--break=" + string(seeded.ChildOrphaned)}, strings.NewReader(""), &stdout, &stderr)
+	if code != 1 || !strings.Contains(stdout.String(), "untold=1") || !strings.Contains(stderr.String(), "the verdict is not clean") {
+		t.Errorf("exit %d; want 1, and somebody who was not told:\n%s%s", code, stdout.String(), stderr.String())
 	}
 }
 

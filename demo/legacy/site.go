@@ -8,14 +8,12 @@ package legacy
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -30,12 +28,19 @@ import (
 	"github.com/moorage-dev/moorage/standin"
 )
 
-const name = "ci" // of the controller
+const (
+	name  = "ci"    // of the controller
+	agent = "agent" // whoever comes
+
+	// id is what the checker is told of: each Site is for one story.
+	id check.Session = "agent/1"
+)
 
 // A Config says whom a Site tells.
 type Config struct {
 	Check    *check.Checker
 	Patience time.Duration // what has not come after it does not come; 0: 10 s
+	Program  string        // moorage itself, for KillShim; "": there is none
 	Log      *slog.Logger  // nil discards
 }
 
@@ -48,7 +53,6 @@ type Site struct {
 	door    string // host:port
 	jenkins *standin.Controller
 	kill    func() // ends jenkins as a killed process ends
-	lives   int    // of agents, for the names of sessions
 }
 
 // Start starts a Site; Close ends it.
@@ -104,8 +108,9 @@ func (s *Site) startGateway(ctx context.Context, kafka bridge.Config) error {
 	if err != nil {
 		return err
 	}
-	s.closers = append(s.closers, g.Kill)
-	d, err := door.New(door.Config{Backend: g.DoorBackend(), Default: name, Again: -1, Log: s.log})
+	var serving sync.WaitGroup
+	s.closers = append(s.closers, func() { g.Kill(); serving.Wait() })
+	d, err := door.New(door.Config{Backend: g.DoorBackend(), Default: name, Tier0: true, Again: -1, Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -119,6 +124,7 @@ func (s *Site) startGateway(ctx context.Context, kafka bridge.Config) error {
 			s.log.Error("door ended", "err", err)
 		}
 	})
+	serving.Go(func() { _ = g.Serve(d.GRPC()) }) // it ends with the gateway
 	return nil
 }
 
@@ -133,7 +139,7 @@ func (s *Site) run(f func(context.Context)) {
 var errKilled = errors.New("legacy: killed")
 
 func (s *Site) startJenkins(cfg standin.Config) error {
-	cfg.LoginCalls, cfg.Pings.Interval, cfg.Log = 1, -1, s.log
+	cfg.LoginCalls, cfg.Pings.Interval, cfg.SocketPing, cfg.Log = 1, -1, 50*time.Millisecond, s.log
 	j, err := standin.NewController(cfg)
 	if err != nil {
 		return err
@@ -166,126 +172,6 @@ func (s *Site) until(ctx context.Context, ok func() bool) bool {
 		}
 	}
 	return true
-}
-
-func (s *Site) session(agent string) check.Session {
-	s.lives++
-	id := check.Session(fmt.Sprintf("%s/%d", agent, s.lives))
-	s.cfg.Check.Expect(id)
-	return id
-}
-
-// Serve has an agent connect by JNLP4, answer calls and leave.
-func (s *Site) Serve(ctx context.Context) error {
-	const agent = "agent"
-	id, c := s.session(agent), s.cfg.Check
-	identity := s.identity(ctx, nil)
-	a := standin.Agent{Name: agent, Secret: s.jenkins.Secret(agent), Direct: s.door, Identity: identity, Protocols: []string{remoting.JNLP4}, Pings: standin.Pings{Interval: -1}}
-	life, leave := context.WithCancel(ctx)
-	defer leave()
-	var living sync.WaitGroup
-	defer living.Wait()
-	defer leave()
-	hello := []byte("here I am")
-	c.Sent(id, check.Agent, 1, hello)
-	living.Go(func() { _ = a.Run(life) }) // it ends with life
-	patient, stop := context.WithTimeout(ctx, s.cfg.Patience)
-	defer stop()
-	if s.jenkins.WaitOnline(patient, agent) != nil {
-		return nil // stuck
-	}
-	c.Received(id, check.Controller, 1, hello)
-	if !s.calls(patient, id, agent) {
-		return nil // so is the call
-	}
-	leave()
-	living.Wait()
-	c.Ended(id, check.Agent, check.OK, "it has left")
-	patient, stop = context.WithTimeout(ctx, s.cfg.Patience)
-	defer stop()
-	if s.jenkins.WaitOffline(patient, agent) == nil {
-		c.Ended(id, check.Controller, check.OK, "the channel has ended")
-	}
-	return nil
-}
-
-// calls makes calls whose answers fill their chunks to the last byte, and
-// others. The first tells how large an answer's own words are.
-func (s *Site) calls(ctx context.Context, id check.Session, agent string) bool {
-	before := s.jenkins.Stats().Bytes
-	const first, whole = 100, remoting.ChunkSize
-	for n, up := range []int{first, 0, 1000, 3 * whole} {
-		if n == 1 {
-			up = whole - int(s.jenkins.Stats().Bytes-before-first)
-		}
-		m := fmt.Appendf(nil, "a call for %d bytes", up)
-		seq := uint64(n + 1)
-		s.cfg.Check.Sent(id, check.Controller, seq, m)
-		err := s.jenkins.Call(ctx, agent, up, len(m))
-		if errors.Is(err, standin.ErrCorrupt) {
-			m = []byte(err.Error())
-		} else if err != nil {
-			return false
-		}
-		s.cfg.Check.Received(id, check.Agent, seq, m)
-	}
-	return true
-}
-
-// connect is an agent that does not get further than the greeting.
-func (s *Site) connect(ctx context.Context) (net.Conn, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.door)
-	if err != nil {
-		return nil, err
-	}
-	_, err = conn.Write(append(remoting.AppendGreeting(nil, remoting.JNLP4), remoting.ACK...))
-	if err == nil {
-		err = conn.SetDeadline(time.Now().Add(s.cfg.Patience))
-	}
-	if err == nil {
-		_, err = io.ReadFull(conn, make([]byte, len(remoting.ACK)))
-	}
-	if err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return conn, nil
-}
-
-// Restart replaces Jenkins by another with other keys, another jar and another
-// agent port. Agents must be told of it, and get its jar.
-func (s *Site) Restart(ctx context.Context) error {
-	id, c := s.session("starting"), s.cfg.Check
-	old := s.jenkins
-	told := s.identity(ctx, nil)
-	c.Sent(id, check.Controller, 1, []byte(old.Identity))
-	c.Received(id, check.Agent, 1, []byte(told))
-	if _, err := s.get(ctx, "jnlpJars/agent.jar"); err != nil {
-		return err
-	}
-	jar := make([]byte, 10_000)
-	rand.Read(jar) // never fails
-	s.kill()
-	at := strings.TrimSuffix(strings.TrimPrefix(old.URL, "http://"), "/")
-	if err := s.startJenkins(standin.Config{ListenHTTP: at, Jar: jar}); err != nil {
-		return err
-	}
-	c.Sent(id, check.Controller, 2, []byte(s.jenkins.Identity))
-	if conn, err := s.connect(ctx); err == nil { // nobody is at the old port: the connector looks
-		defer conn.Close()
-	}
-	told = s.identity(ctx, func(told string) bool { return told == s.jenkins.Identity })
-	if told != s.jenkins.Identity {
-		return nil // stuck
-	}
-	c.Received(id, check.Agent, 2, []byte(told))
-	c.Sent(id, check.Controller, 3, jar)
-	got, err := s.get(ctx, "jnlpJars/agent.jar")
-	if err != nil {
-		return err
-	}
-	c.Received(id, check.Agent, 3, got)
-	return nil
 }
 
 // identity looks up, as agents do, until it is told one that will do; nil: any.
