@@ -31,9 +31,7 @@ const alone = "DEMO_TEST_ALONE"
 func TestBrokenVerdictFails(t *testing.T) {
 	for _, bug := range tried() {
 		t.Run("break="+string(bug), func(t *testing.T) {
-			if provocations[bug].legacy != nil && os.Getenv(alone) == "" {
-				// Most of a story is waiting for what never comes, but a process has one
-				// bug at a time.
+			if os.Getenv(alone) == "" { // there is one bug at a time in a process
 				t.Parallel()
 				breakAlone(t)
 				return
