@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,13 +31,26 @@ func readable(fd uintptr) bool {
 // A readiness reads a TCP connection into a buffer that is taken only when
 // there is something to put into it.
 type readiness struct {
-	raw syscall.RawConn
-	try func(fd uintptr) bool // tryRead, bound once
+	raw  syscall.RawConn
+	try  func(fd uintptr) bool // tryRead, bound once
+	rest time.Duration         // how long a rest is waited for; see begins
 
-	buf *[chunk]byte
-	n   int
-	err error
+	buf  *[chunk]byte
+	n    int
+	err  error
+	late error // what the next read returns: it came behind bytes
 }
+
+// restWithin is how long the rest of what Java's remoting says may take. It
+// comes 75 microseconds after its begin at the median, nine tenths within 250.
+const restWithin = 250 * time.Microsecond
+
+// begins reports that a read of n bytes looks like the begin of something
+// larger. Java's remoting writes blocks of one KiB and their heads through a
+// buffer of 8 KiB, so what is larger comes as one write that nearly fills it,
+// and then the rest. As two frames these are two produce requests, the second
+// of which waits for the first; so the rest is worth waiting for.
+func begins(n int) bool { return n > 7<<10-64 && n <= 8<<10 }
 
 // newReadiness returns nil if the connection cannot be had this way.
 func newReadiness(c TCP) *readiness {
@@ -44,7 +58,7 @@ func newReadiness(c TCP) *readiness {
 	if err != nil {
 		return nil
 	}
-	r := &readiness{raw: raw}
+	r := &readiness{raw: raw, rest: restWithin}
 	r.try = r.tryRead
 	return r
 }
@@ -70,17 +84,17 @@ func (r *readiness) read() (buf *[chunk]byte, n int, err error) {
 	return buf, n, nil
 }
 
-// tryRead reads once. False: there is nothing to read yet.
+// tryRead reads once, and then what belongs to it. False: there is nothing to
+// read yet.
 func (r *readiness) tryRead(fd uintptr) bool {
-	r.buf = buffers.Get().(*[chunk]byte)
-	for {
-		r.n, r.err = syscall.Read(int(fd), r.buf[:])
-		if r.err != syscall.EINTR {
-			break
-		}
+	if r.late != nil {
+		r.err, r.late = r.late, nil
+		return true
 	}
+	r.buf = buffers.Get().(*[chunk]byte)
+	r.n, r.err = readNow(fd, r.buf[:])
 	if r.err == nil {
-		ackNow(fd)
+		r.readRest(fd)
 		return true
 	}
 	buffers.Put(r.buf)
@@ -89,6 +103,39 @@ func (r *readiness) tryRead(fd uintptr) bool {
 		r.err = nil
 		return false
 	}
-	r.err = &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", r.err)}
+	r.err = readError(r.err)
 	return true
+}
+
+// readRest reads on as long as what came last looks like a begin.
+func (r *readiness) readRest(fd uintptr) {
+	for last := r.n; begins(last) && r.n < len(r.buf) && restComes(fd, r.rest); {
+		n, err := readNow(fd, r.buf[r.n:])
+		if err != nil && err != syscall.EAGAIN {
+			r.late = readError(err) // the kernel tells it only once
+		}
+		if err != nil {
+			return
+		}
+		last = n // 0: the end, which the next read sees again
+		r.n += n
+	}
+}
+
+// readNow reads without waiting, and acknowledges.
+func readNow(fd uintptr, p []byte) (n int, err error) {
+	for {
+		n, err = syscall.Read(int(fd), p)
+		if err != syscall.EINTR {
+			break
+		}
+	}
+	if err == nil {
+		ackNow(fd)
+	}
+	return n, err
+}
+
+func readError(err error) error {
+	return &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", err)}
 }
