@@ -64,13 +64,18 @@ func (t Topics) prefix() string {
 	return t.Prefix
 }
 
-// Create makes both topics. What exists stays, but for partitions that are missing.
-func (t Topics) Create(context.Context) error {
-	admin, err := sarama.NewClusterAdmin(t.Brokers, config())
+// Create makes both topics and returns when every partition's leader answers.
+// What exists stays, but for partitions that are missing.
+func (t Topics) Create(ctx context.Context) error {
+	client, err := sarama.NewClient(t.Brokers, config())
 	if err != nil {
 		return fmt.Errorf("baseline: %w", err)
 	}
-	defer admin.Close()
+	defer client.Close()
+	admin, err := sarama.NewClusterAdminFromClient(client)
+	if err != nil {
+		return fmt.Errorf("baseline: %w", err)
+	}
 	detail := &sarama.TopicDetail{NumPartitions: t.Partitions, ReplicationFactor: t.Replication}
 	if t.Partitions == 0 {
 		detail.NumPartitions = Partitions
@@ -96,6 +101,32 @@ func (t Topics) Create(context.Context) error {
 		}
 		if err != nil && !errors.Is(err, sarama.ErrTopicAlreadyExists) {
 			return fmt.Errorf("baseline: topic %s: %w", name, err)
+		}
+	}
+	for _, name := range []string{t.up(), t.down()} {
+		if err := awaitLeaders(ctx, client, name, detail.NumPartitions); err != nil {
+			return fmt.Errorf("baseline: topic %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// awaitLeaders returns when every partition's leader says where its log
+// begins. Metadata name a leader before it has a log, and sarama gives up a
+// batch for good that is refused then. It waits half a minute at most.
+func awaitLeaders(ctx context.Context, client sarama.Client, topic string, partitions int32) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for p := int32(0); p < partitions; {
+		if _, err := client.GetOffset(topic, p, sarama.OffsetOldest); err == nil {
+			p++
+			continue
+		} else if ctx.Err() != nil {
+			return errors.Join(context.Cause(ctx), err)
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
 		}
 	}
 	return nil
