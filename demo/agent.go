@@ -70,13 +70,11 @@ func (a *agent) once() bool {
 		Gateways: gateways, Controller: controllerName, Agent: a.name, Window: w.cfg.Window,
 		Logger: w.cfg.Log.With("process", a.name), Rand: w.rng(uint64(a.index)<<8 | uint64(a.life)),
 		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
-			select {
-			case <-killed:
+			if isClosed(killed) {
 				return nil, net.ErrClosed
-			default:
-				a.note(func() { a.dialed = addr })
-				return w.net.Dial(ctx, host, addr)
 			}
+			a.note(func() { a.dialed = addr })
+			return w.net.Dial(ctx, host, addr)
 		},
 	})
 	if err != nil {
@@ -89,9 +87,7 @@ func (a *agent) once() bool {
 	go func() {
 		select {
 		case <-killed: // not a word more gets out
-			for _, l := range w.net.Links(linksFrom(host)) {
-				l.Reset()
-			}
+			reset(w.net.Links(linksFrom(host)))
 			cancel()
 		case <-ctx.Done():
 		}
@@ -127,12 +123,8 @@ func (a *agent) once() bool {
 
 // again reports whether another life follows: only while there is traffic.
 func (a *agent) again() bool {
-	select {
-	case <-a.w.quiet:
+	if isClosed(a.w.quiet) || a.w.ctx.Err() != nil {
 		return false
-	case <-a.w.ctx.Done():
-		return false
-	default:
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -143,9 +135,7 @@ func (a *agent) again() bool {
 func (a *agent) kill() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	select {
-	case <-a.killed:
-	default:
+	if !isClosed(a.killed) {
 		close(a.killed)
 	}
 }
@@ -189,14 +179,7 @@ func (e *agentEnd) Close() error {
 }
 
 // dead reports whether the process is gone, so that its application hears nothing.
-func (e *agentEnd) dead() bool {
-	select {
-	case <-e.killed:
-		return true
-	default:
-		return false
-	}
-}
+func (e *agentEnd) dead() bool { return isClosed(e.killed) }
 
 func (e *agentEnd) ebbed() { e.a.note(func() { e.a.half = true }) }
 

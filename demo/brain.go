@@ -26,12 +26,10 @@ func (w *World) startController() error {
 	killed := make(chan struct{})
 	cfg := w.kafka(host)
 	cfg.Dial = func(ctx context.Context, _, addr string) (net.Conn, error) {
-		select {
-		case <-killed:
+		if isClosed(killed) {
 			return nil, net.ErrClosed
-		default:
-			return w.net.Dial(ctx, host, addr)
 		}
+		return w.net.Dial(ctx, host, addr)
 	}
 	c, err := controller.Start(w.ctx, controller.Config{
 		Bridge: cfg, Name: controllerName, Grace: w.cfg.Grace, Window: w.cfg.Window,
@@ -65,10 +63,11 @@ func (w *World) serve(b *brain) {
 		}
 		w.users.Go(func() { w.host(&brainEnd{s, b}) })
 	}
-	if err := b.Err(); w.ctx.Err() != nil || err == nil || errors.Is(err, controller.ErrSuperseded) {
+	err := b.Err()
+	if w.ctx.Err() != nil || err == nil || errors.Is(err, controller.ErrSuperseded) {
 		return
 	}
-	w.cfg.Log.Info("controller stopped", "err", b.Err())
+	w.cfg.Log.Info("controller stopped", "err", err)
 	w.insist(b.host, w.startController)
 }
 
@@ -124,14 +123,7 @@ type brainEnd struct {
 	b *brain
 }
 
-func (e *brainEnd) dead() bool {
-	select {
-	case <-e.b.killed:
-		return true
-	default:
-		return false
-	}
-}
+func (e *brainEnd) dead() bool { return isClosed(e.b.killed) }
 
 func (*brainEnd) pause(context.Context) {}
 func (*brainEnd) ebbed()                {}
@@ -147,9 +139,7 @@ func (w *World) replaceController(f Fault) {
 	w.ctrl = nil
 	w.mu.Unlock()
 	close(b.killed)
-	for _, l := range w.net.Links(linksFrom(b.host)) {
-		l.Reset()
-	}
+	reset(w.net.Links(linksFrom(b.host)))
 	w.restart.Go(func() {
 		b.Kill()
 		w.sleep(f.For)

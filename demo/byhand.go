@@ -181,16 +181,6 @@ func (h *hand) send(m *linkv1.AttachRequest) {
 	_ = h.stream.Send(m)
 }
 
-// ended reports whether the stream has ended.
-func (h *hand) ended() bool {
-	select {
-	case <-h.over:
-		return true
-	default:
-		return false
-	}
-}
-
 // wait waits until enough is true, which is called under the lock; false: in vain.
 func (h *hand) wait(enough func() bool) bool {
 	late := time.After(byHandWithin)

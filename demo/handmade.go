@@ -53,7 +53,7 @@ func (w *World) attachTwice() {
 	// The answer stands behind the newer stream's attach in the log of both
 	// gateways, so the older stream is cut before it.
 	served := h.wait(func() bool { return h.accepted > opening })
-	if served || answered && !h.ended() {
+	if served || answered && !isClosed(h.over) {
 		w.complain("a stream is served on while a newer one of its session is attached")
 	}
 	h.close()

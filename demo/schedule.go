@@ -88,26 +88,6 @@ type Fault struct {
 	In     State         `json:"in,omitempty"` // the state a session is to be struck in; "": whichever
 }
 
-// aims are the states to strike in, those the more often that are hard to
-// meet; attached is what a fault strikes that misses.
-var aims = []State{
-	Opening, HalfClosed, Detached, Attaching, Attaching, Closing,
-	CtlOpening, CtlOpening, CtlDetached, CtlClosing, CtlClosing, CtlClosing,
-}
-
-// Aimed has every fault of the plan strike a session in a state of its own
-// choice, if one can be brought into it.
-func Aimed(seed uint64, plan []Fault) []Fault {
-	rng := rand.New(rand.NewPCG(seed, 0x61696d6564))
-	for i := range plan {
-		plan[i].In = aims[rng.IntN(len(aims))]
-		if slices.Contains(Lossy, plan[i].Kind) && rng.IntN(2) == 0 { // seldom planned, so the more on purpose
-			plan[i].In = []State{CtlOpening, CtlClosing}[rng.IntN(2)]
-		}
-	}
-	return plan
-}
-
 // Schedule plans n faults within d, at least one of each kind while n
 // suffices. The same arguments give the same plan.
 func Schedule(seed uint64, kinds []FaultKind, n, agents, gateways int, d time.Duration) []Fault {

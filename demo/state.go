@@ -1,7 +1,9 @@
 package demo
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/moorage-dev/moorage/controller"
 	"github.com/moorage-dev/moorage/proto/envelope"
@@ -111,11 +113,27 @@ func (a *agent) across(all []controller.Info) State {
 
 // sessions returns the sessions that the controller side holds now.
 func (w *World) sessions() []controller.Info {
-	w.mu.Lock()
-	b := w.ctrl
-	w.mu.Unlock()
+	b := w.brain()
 	if b == nil {
 		return nil
 	}
 	return b.Sessions()
+}
+
+// FaultTable tells how often each kind of fault struck a session in each state.
+func FaultTable(states map[FaultKind]map[State]int) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-20s", "fault")
+	for _, s := range States {
+		fmt.Fprintf(&b, "%12s", s)
+	}
+	for _, k := range All {
+		if row, ok := states[k]; ok {
+			fmt.Fprintf(&b, "\n%-20s", k)
+			for _, s := range States {
+				fmt.Fprintf(&b, "%12d", row[s])
+			}
+		}
+	}
+	return b.String() + "\n"
 }

@@ -1,14 +1,11 @@
 package demo
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"time"
 
-	"github.com/moorage-dev/moorage/bridge"
 	"github.com/moorage-dev/moorage/demo/fabric"
-	"github.com/moorage-dev/moorage/proto/envelope"
 )
 
 // Strike carries one fault out, and returns when it struck; what it lasts, it
@@ -81,6 +78,32 @@ func (w *World) Strike(f Fault) {
 	}
 }
 
+// describe tells whom a fault strikes.
+func (w *World) describe(f Fault) string {
+	switch f.Kind {
+	case GatewayKilled, GatewayDrained, GatewayFrozen:
+		return w.node(f.Target).name
+	case KafkaCut:
+		if f.Target < len(w.gateways) {
+			return w.gateways[f.Target].name
+		}
+		return "controller"
+	case ProduceDoubtful, ProduceRefused, FetchFailed:
+		return fmt.Sprintf("%d requests", f.Target)
+	case ControllerDied:
+		return controllerName
+	case ProduceLost:
+		return w.agent(f.Target / 2).name
+	case CloseRefused, KafkaStalled:
+		return fmt.Sprintf("for %v", f.For)
+	case TicketForged, StreamTwice, NewsRefused, PositionForeign:
+		return "a session by hand"
+	case AgentSlow:
+		return fmt.Sprintf("%s for %v", w.agent(f.Target).name, f.For)
+	}
+	return w.agent(f.Target).name
+}
+
 func (w *World) agent(target int) *agent { return w.agents[target%len(w.agents)] }
 func (w *World) node(target int) *node   { return w.gateways[target%len(w.gateways)] }
 
@@ -95,19 +118,15 @@ func (w *World) linked(target int) (a *agent, links []*fabric.Link) {
 	return a, links
 }
 
-// updown returns one of the two topics of records.
-func (w *World) updown(target int) string {
-	if target%2 == 0 {
-		return w.topics.Up
-	}
-	return w.topics.Down
+func linksFrom(host string) func(*fabric.Link) bool {
+	return func(l *fabric.Link) bool { return l.From == host }
 }
 
-// partition returns where the agent's sessions stand.
-func (w *World) partition(a *agent) int32 {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return int32(envelope.SlotOf(a.name, envelope.SessionID{})) % w.partitions
+// reset breaks links: both ends see it.
+func reset(links []*fabric.Link) {
+	for _, l := range links {
+		l.Reset()
+	}
 }
 
 // heldBy returns the agents whose sessions a gateway holds, or held last.
@@ -115,74 +134,10 @@ func (w *World) heldBy(addr string) []*agent {
 	return slices.DeleteFunc(slices.Clone(w.agents), func(a *agent) bool { return a.at() != addr })
 }
 
-const (
-	// bringFor bounds how long a state is waited for.
-	bringFor = 700 * time.Millisecond
-	// bringEvery is how often agents are looked at meanwhile.
-	bringEvery = 10 * time.Millisecond
-)
-
-// bring waits until a session is in the state that f is to strike, and aims f
-// at it. Some states last no time unless something is in the way; then bring
-// puts it there, and the returned function takes it away.
-func (w *World) bring(f *Fault) (done func()) {
-	a := w.agent(f.Target)
-	done = func() {}
-	switch f.In {
-	case Opening, Attaching:
-		stalled := w.broker.TopicStalled(w.topics.Up)
-		done = stalled.Remove
-		if f.In == Opening {
-			a.kill()
-			w.struck(AgentRestarted, 1, a)
-		} else {
-			w.cut(a)
-		}
-	case Closing, CtlClosing:
-		stalled := w.broker.TopicStalled(w.topics.Down)
-		done = stalled.Remove
-	case Detached, CtlDetached:
-		if f.Kind == LinkCut || f.Kind == LinkHalfOpen { // the link is to live on
-			w.broker.ProduceUnknown(w.topics.Up, w.partition(a))
-			w.struck(ProduceUnknown, 1, a)
-		} else {
-			w.cut(a)
-		}
-	}
-	for until := time.Now().Add(bringFor); time.Now().Before(until) && w.ctx.Err() == nil; time.Sleep(bringEvery) {
-		all := w.sessions()
-		for i := range w.agents {
-			at := (f.Target + i) % len(w.agents)
-			if a := w.agents[at]; a.state() == f.In || a.across(all) == f.In {
-				w.aim(f, at)
-				return done
-			}
-		}
-	}
-	return done
-}
-
 func (w *World) cut(a *agent) {
 	links := w.net.Links(linksFrom(a.host()))
 	w.struck(LinkCut, len(links), a)
-	for _, l := range links {
-		l.Reset()
-	}
-}
-
-// aim directs f at an agent, or at the gateway that holds it.
-func (w *World) aim(f *Fault, index int) {
-	switch f.Kind {
-	case GatewayKilled, GatewayDrained, GatewayFrozen:
-		at := w.agents[index].at()
-		if i := slices.IndexFunc(w.gateways, func(n *node) bool { return n.addr == at }); i >= 0 {
-			f.Target = i
-		}
-	case LinkCut, LinkHalfOpen, AgentRestarted, AgentSlow, RetentionPassed:
-		f.Target = index
-	case ProduceUnknown, TopicCreatedAnew:
-		f.Target = 2*index + f.Target%2
-	}
+	reset(links)
 }
 
 // freeze makes a host stand still for a while.
@@ -213,69 +168,7 @@ func (w *World) cutKafka(f Fault) {
 	}
 	links := w.net.Links(linksFrom(host))
 	w.struck(f.Kind, len(links), hit...)
-	for _, l := range links {
-		l.Reset()
-	}
-}
-
-// holdFor is how long Kafka takes nothing before a gateway is killed.
-const holdFor = 50 * time.Millisecond
-
-func (w *World) replaceGateway(f Fault) {
-	w.mu.Lock()
-	n := w.node(f.Target)
-	for i := 1; n.gw == nil && i < len(w.gateways); i++ { // down already: another one
-		n = w.node(f.Target + i)
-	}
-	gw, serving := n.gw, n.serving
-	n.gw = nil
-	w.mu.Unlock()
-	if gw == nil {
-		return // all are down
-	}
-	if f.Kind == GatewayKilled { // while it has something that it can lose
-		defer w.broker.TopicStalled(w.topics.Up).Remove()
-		w.sleep(holdFor)
-	}
-	w.struck(f.Kind, 1, w.heldBy(n.addr)...)
-	dead := make(chan struct{})
-	defer func() { <-dead }()
-	w.restart.Go(func() {
-		if f.Kind == GatewayDrained {
-			close(dead)
-			ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
-			_ = gw.Drain(ctx) // who has not left in time is dropped
-			cancel()
-			gw.Close()
-		} else {
-			for _, l := range w.net.Links(func(l *fabric.Link) bool { return l.From == n.name || l.To == n.addr }) {
-				l.Reset()
-			}
-			close(dead) // not a word more of it gets out
-			gw.Kill()
-		}
-		<-serving
-		w.sleep(f.For)
-		w.insist(n.name, func() error { return w.startGateway(n) })
-	})
-}
-
-// grow gives up and down twice as many partitions.
-func (w *World) grow() {
-	w.mu.Lock()
-	n := 2 * w.partitions
-	w.mu.Unlock()
-	if n > 32 {
-		return
-	}
-	if err := w.broker.AddPartitions(w.ctx, w.net.Dialer("admin"), n, w.topics.Up, w.topics.Down); err != nil {
-		w.complain("adding partitions: %v", err)
-		return
-	}
-	w.mu.Lock()
-	w.partitions = n
-	w.mu.Unlock()
-	w.struck(PartitionsAdded, 1, w.agents...)
+	reset(links)
 }
 
 // expire keeps an agent away while what it has not read is deleted.
@@ -284,9 +177,7 @@ func (w *World) expire(f Fault) {
 	p := w.partition(a)
 	w.struck(f.Kind, 1, a)
 	host := a.host()
-	for _, l := range w.net.Links(linksFrom(host)) {
-		l.Reset()
-	}
+	reset(w.net.Links(linksFrom(host)))
 	w.net.Freeze(host)
 	w.restart.Go(func() {
 		defer w.net.Thaw(host)
@@ -295,34 +186,6 @@ func (w *World) expire(f Fault) {
 			w.complain("deleting records: %v", err)
 		}
 	})
-}
-
-// recreate deletes a topic and creates it under its old name.
-func (w *World) recreate(f Fault) {
-	w.struck(f.Kind, 1, w.agents...)
-	topic := w.updown(f.Target)
-	if err := w.broker.Cluster.DeleteTopic(topic); err != nil {
-		w.complain("deleting %s: %v", topic, err)
-		return
-	}
-	if err := w.createTopics(); err != nil {
-		w.complain("creating %s again: %v", topic, err)
-	}
-}
-
-func (w *World) createTopics() error {
-	admin, err := bridge.Dial(w.ctx, w.kafka("admin"))
-	if err != nil {
-		return err
-	}
-	defer admin.Close()
-	if w.topics == (bridge.Topics{}) { // faults that are under way read it
-		w.topics = admin.Topics(controllerName)
-	}
-	w.mu.Lock()
-	n := w.partitions
-	w.mu.Unlock()
-	return admin.CreateTopics(w.ctx, controllerName, bridge.TopicSpec{Partitions: n, SingleBroker: true, AllowSmall: true})
 }
 
 // struck counts a fault that met n things, and in which states it met agents' sessions.
