@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"net"
 
 	"github.com/pires/go-proxyproto"
 
@@ -14,9 +15,14 @@ import (
 // mostProxyV1 is the longest PROXY v1 header there may be, its end included.
 const mostProxyV1 = 107
 
+// unknownFarEnd is who comes through a balancer that does not say for whom it
+// speaks. It is no address of this host.
+var unknownFarEnd = &net.TCPAddr{IP: net.IPv6unspecified}
+
 // takeProxyHeader reads the PROXY header in front of a connection, and nothing
 // behind it. A header that names no addresses, as a balancer's own check sends,
-// leaves the connection's.
+// makes the far end unknown: the connection's address is the balancer's, and one
+// on this host would pass for an agent of this host.
 func (l *line) takeProxyHeader() error {
 	var (
 		header *proxyproto.Header
@@ -37,6 +43,7 @@ func (l *line) takeProxyHeader() error {
 	if err := l.skip(size); err != nil {
 		return fmt.Errorf("door: PROXY header: %w", err)
 	}
+	l.remote = unknownFarEnd
 	if from, to, ok := header.TCPAddrs(); ok && !header.Command.IsLocal() {
 		l.remote, l.local = from, to
 	}

@@ -56,6 +56,30 @@ func TestBalancersOwnCheckIsAProbe(t *testing.T) {
 	r.wantCame(sortProbe, 1)
 }
 
+// The test's own connections come from loopback, as a balancer's on the
+// gateway's host do.
+func TestWhoeverABalancerDoesNotNameIsNotOfThisHost(t *testing.T) {
+	r := newRig(t, Config{ProxyProtocol: true})
+	r.jenkins.Hudson, r.jenkins.Protocols = true, nil
+	greeting := string(remoting.AppendGreeting(nil, remoting.JNLP2))
+	login := string(remoting.AppendLogin2(nil, "legacy1", "5ec4e7", ""))
+	for _, tt := range []struct{ desc, header string }{
+		{"v1", "PROXY UNKNOWN\r\n"},
+		{"v2, the balancer itself", "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"},
+	} {
+		t.Run(tt.desc, func(t *testing.T) {
+			before := counted(r, refusedCleartext)
+			a := r.dial()
+			a.say(tt.header + greeting + login)
+			a.wantClosed("its secret has come in clear from who knows where", lineUnknownProtocol)
+			waitFor(t, "counted", func() bool { return counted(r, refusedCleartext) == before+1 })
+		})
+	}
+	a := r.dial()
+	a.say(header(t, 1, "127.0.0.1:4711", "127.0.0.1:50001") + greeting + login)
+	r.accepted().want("one that is of this host comes in", login)
+}
+
 func TestBadPROXYHeadersAreRefused(t *testing.T) {
 	r := newRig(t, Config{ProxyProtocol: true, Greeting: 200 * time.Millisecond})
 	for _, tt := range []struct{ desc, say, reason string }{
