@@ -104,6 +104,20 @@ func TestHoldingHasAnEnd(t *testing.T) {
 	})
 }
 
+func TestWhoSaysNothingIsHeldNoLonger(t *testing.T) {
+	for _, hold := range []time.Duration{time.Second, time.Minute} {
+		held(t, Config{Hold: hold, Controllers: []string{"main", "other"}, Default: "main"}, func(t *testing.T, r *rig) {
+			r.set(errAway)
+			a, began := r.jnlp4(), time.Now()
+			a.wantSilence("its TLS may still tell the controller", hold-time.Millisecond)
+			a.wantGone("held as long as anybody")
+			if took := time.Since(began); took > hold+time.Millisecond {
+				t.Errorf("held for %v instead of %v", took, hold)
+			}
+		})
+	}
+}
+
 func TestControllersNoIsFinal(t *testing.T) {
 	held(t, Config{}, func(t *testing.T, r *rig) {
 		a := r.jnlp4()

@@ -121,7 +121,12 @@ func (r *room) jnlp4(ctx context.Context, l *line, node, sort string, greeted fu
 	}
 	greeted()
 	r.m.came.WithLabelValues(sort).Inc()
-	r.serve(ctx, l, &linkv1.Remoting{Protocol: remoting.JNLP4, Agent: node}, l.innerSNI(r.routesBySNI()))
+	until := time.Now().Add(r.cfg.Hold)
+	sni := ""
+	if r.routesBySNI() {
+		sni = l.innerSNI(min(helloWait, r.cfg.Hold))
+	}
+	r.serve(ctx, l, until, &linkv1.Remoting{Protocol: remoting.JNLP4, Agent: node}, sni)
 }
 
 func (l *line) takeACK() error {
@@ -140,13 +145,10 @@ func (l *line) takeACK() error {
 	return l.skip(len(remoting.ACK))
 }
 
-// innerSNI returns the server name that the agent's TLS asks for, if that is of
-// any use; "" where there is none or it takes too long.
-func (l *line) innerSNI(useful bool) (sni string) {
-	if !useful {
-		return ""
-	}
-	_ = l.SetReadDeadline(time.Now().Add(helloWait)) // a closed line is seen at once
+// innerSNI returns the server name that the agent's TLS asks for; "" where
+// there is none or it takes longer than wait.
+func (l *line) innerSNI(wait time.Duration) (sni string) {
+	_ = l.SetReadDeadline(time.Now().Add(wait)) // a closed line is seen at once
 	// Whatever it is if not a ClientHello, it is for the controller to judge.
 	_ = l.look(mostHello, func(p []byte) (err error) {
 		sni, _, err = remoting.ParseClientHello(p)
@@ -178,15 +180,15 @@ func (r *room) login(ctx context.Context, l *line, protocol, sort string, greete
 	}
 	greeted()
 	r.m.came.WithLabelValues(sort).Inc()
-	r.serve(ctx, l, &linkv1.Remoting{Protocol: protocol, Agent: node}, "")
+	r.serve(ctx, l, time.Now().Add(r.cfg.Hold), &linkv1.Remoting{Protocol: protocol, Agent: node}, "")
 }
 
-// serve gives an agent its session.
-func (r *room) serve(ctx context.Context, l *line, remote *linkv1.Remoting, sni string) {
+// serve gives an agent its session, or lets it go when it was held until then.
+func (r *room) serve(ctx context.Context, l *line, until time.Time, remote *linkv1.Remoting, sni string) {
 	_ = l.SetDeadline(time.Time{}) // a closed line is seen at once
 	remote.Address = l.RemoteAddr().String()
 	clear := remote.Protocol != remoting.JNLP4
-	s, controller, err := r.connect(ctx, l, remote, sni, clear)
+	s, controller, err := r.connect(ctx, l, until, remote, sni, clear)
 	switch {
 	case err == nil:
 	case errors.Is(err, errLeft), ctx.Err() != nil:
@@ -249,7 +251,7 @@ var errNotListed = errors.New("door: the controller does not speak this protocol
 
 // connect opens the session of a raw connection. The agent sees silence as
 // long as that takes.
-func (r *room) connect(ctx context.Context, l *line, remote *linkv1.Remoting, sni string, clear bool) (s Session, controller string, err error) {
+func (r *room) connect(ctx context.Context, l *line, until time.Time, remote *linkv1.Remoting, sni string, clear bool) (s Session, controller string, err error) {
 	port := 0
 	if tcp, ok := l.LocalAddr().(*net.TCPAddr); ok {
 		port = tcp.Port
@@ -258,7 +260,7 @@ func (r *room) connect(ctx context.Context, l *line, remote *linkv1.Remoting, sn
 	if !ok {
 		return nil, "", ErrUnknownController
 	}
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.Hold) // for all of it
+	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	ctx, stop := l.whileHere(ctx)
 	defer stop()
