@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -45,10 +46,26 @@ func (r *Rotated) open() error {
 	return nil
 }
 
-// Write implements io.Writer. A piece larger than the bound is in a file of its own.
+// Write implements io.Writer. A piece larger than the bound is cut, at the end of
+// a line where one ends in time.
 func (r *Rotated) Write(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for rest := p; len(rest) > 0; {
+		piece := rest
+		if most := max(r.bytes, 1); int64(len(piece)) > most {
+			piece = piece[:most]
+			if end := bytes.LastIndexByte(piece, '\n'); end >= 0 {
+				piece = piece[:end+1]
+			}
+		}
+		r.writeLocked(piece)
+		rest = rest[len(piece):]
+	}
+	return len(p), nil
+}
+
+func (r *Rotated) writeLocked(p []byte) {
 	if r.f != nil && r.size > 0 && r.size+int64(len(p)) > r.bytes {
 		r.note(r.rotate())
 	}
@@ -60,7 +77,6 @@ func (r *Rotated) Write(p []byte) (int, error) {
 		r.size += int64(n)
 		r.note(err)
 	}
-	return len(p), nil
 }
 
 func (r *Rotated) rotate() error {

@@ -43,8 +43,10 @@ func TestLogIsRotated(t *testing.T) {
 	want("a start goes on where the last one stopped", "a", "1234567890", "")
 	write("bbbbbbbbbb", "cc")
 	want("the oldest go", "cc", "bbbbbbbbbb", "a", "")
-	write(strings.Repeat("d", 100))
-	want("what is too large is alone", strings.Repeat("d", 100), "cc", "bbbbbbbbbb", "")
+	write(strings.Repeat("d", 25))
+	want("what is too large is cut", "ddddd", "dddddddddd", "dddddddddd", "")
+	write("1st\n2nd\n3rd\n4th\n")
+	want("and not within a line", "3rd\n4th\n", "1st\n2nd\n", "ddddd", "")
 }
 
 func TestLogThatCannotBeWrittenHoldsNobodyUp(t *testing.T) {
