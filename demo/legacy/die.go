@@ -37,7 +37,7 @@ func (s *Site) Die(ctx context.Context) error {
 	c.Expect(id, session.ReasonName(linkv1.Reason_REASON_PEER_RESET)) // so may a kernel close for the dead
 	s.kill()
 	c.Ended(id, check.Controller, check.OK, "Jenkins has died")
-	late := time.NewTimer(s.cfg.Patience)
+	late := time.NewTimer(endWithin)
 	defer late.Stop()
 	select {
 	case <-open.Done():

@@ -14,12 +14,8 @@ import (
 	"github.com/moorage-dev/moorage/check"
 )
 
-const (
-	// buildStep is an agent that starts something, tells what, and works on it.
-	buildStep = "sleep 60 & echo $!; wait"
-	// dieWithin bounds how long what an agent has started outlives its shim.
-	dieWithin = 3 * time.Second
-)
+// buildStep is an agent that starts something, tells what, and works on it.
+const buildStep = "sleep 60 & echo $!; wait"
 
 // KillShim has a shim of its own start an agent, and dies: the shim as by the
 // OOM killer. What the agent has started must end too. All of them write into
@@ -67,7 +63,7 @@ func (s *Site) KillShim(ctx context.Context) error {
 	c := s.cfg.Check
 	kill()
 	c.Gone(id, check.Controller)
-	if err := said.SetReadDeadline(time.Now().Add(dieWithin)); err != nil {
+	if err := said.SetReadDeadline(time.Now().Add(endWithin)); err != nil {
 		return err
 	}
 	if _, err := io.Copy(io.Discard, said); err == nil {
