@@ -213,6 +213,9 @@ func (w *World) struck(kind FaultKind, n int, agents ...*agent) {
 	}
 }
 
+// mostWrong bounds the complaints that are kept; further ones are counted.
+const mostWrong = 10
+
 // complain notes what went wrong beside the sessions; the run is not clean.
 func (w *World) complain(format string, args ...any) {
 	if w.ctx.Err() != nil {
@@ -220,6 +223,10 @@ func (w *World) complain(format string, args ...any) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if len(w.wrong) == mostWrong {
+		w.moreWrong++
+		return
+	}
 	w.wrong = append(w.wrong, fmt.Sprintf(format, args...))
 }
 
@@ -227,7 +234,11 @@ func (w *World) complain(format string, args ...any) {
 func (w *World) Wrong() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return slices.Clone(w.wrong)
+	all := slices.Clone(w.wrong)
+	if w.moreWrong > 0 {
+		all = append(all, fmt.Sprintf("%d more such things", w.moreWrong))
+	}
+	return all
 }
 
 // insist starts a process until it runs.

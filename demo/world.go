@@ -65,7 +65,8 @@ type World struct {
 	orphans    []check.Session        // whose agent side died, or was told DATA_LOSS
 	met        map[FaultKind]int      // how often a fault struck something
 	states     map[FaultKind]map[State]int
-	wrong      []string // what went wrong beside the sessions
+	wrong      []string // what went wrong beside the sessions; the first mostWrong
+	moreWrong  int      // how many more
 	hands      int      // names given to agents by hand
 }
 
