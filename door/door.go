@@ -45,6 +45,8 @@ type Request struct {
 	Controller string
 	Kind       linkv1.ServiceKind // REMOTING, HTTP or WEBSOCKET
 	Remoting   *linkv1.Remoting   // never nil
+
+	early *early // what is sent before the session is accepted; nil: nothing
 }
 
 // A Session is one session as the door sees it: bytes both ways.

@@ -74,6 +74,7 @@ func (d *Door) open(ctx context.Context, r Request) (Session, error) {
 		if err != nil {
 			return err
 		}
+		r.early.send(s)
 		if err := s.Accepted(ctx); err != nil {
 			s.Abort(err)
 			return err

@@ -70,6 +70,23 @@ func recvPeek(fd int, buf []byte) (int, error) {
 	}
 }
 
+// copySaid copies the begin of what the peer has said, most bytes of it, and
+// leaves it there. It waits for nothing, and may be called while somebody waits
+// for the peer to hang up.
+func (l *line) copySaid(w io.Writer, most int) (n int, err error) {
+	if l.raw == nil {
+		return 0, nil // to look would be to read, as who watches does
+	}
+	buf := peekBuffers.Get().(*[mostHello]byte)
+	defer peekBuffers.Put(buf)
+	// An error means that the line is closed: nothing is said on it.
+	_ = l.raw.Control(func(fd uintptr) { n, _ = recvPeek(int(fd), buf[:most]) })
+	if n <= 0 {
+		return 0, nil
+	}
+	return w.Write(buf[:n])
+}
+
 // waitHangUp returns when the peer has gone, or when the read deadline passes.
 func (l *line) waitHangUp() (gone bool) {
 	err := l.raw.Read(func(fd uintptr) bool {

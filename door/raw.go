@@ -273,7 +273,16 @@ func (r *room) connect(ctx context.Context, l *line, until time.Time, remote *li
 			return nil, "", errNotListed
 		}
 	}
-	s, err = r.open(ctx, Request{Controller: controller, Kind: linkv1.ServiceKind_SERVICE_KIND_REMOTING, Remoting: remote})
+	said := &early{line: l}
+	s, err = r.open(ctx, Request{Controller: controller, Kind: linkv1.ServiceKind_SERVICE_KIND_REMOTING, Remoting: remote, early: said})
+	stop() // who watches reads too
+	if err == nil {
+		if err = said.taken(); err != nil {
+			s.Abort(err)
+			return nil, controller, fmt.Errorf("%w: %w", errLeft, err)
+		}
+		r.m.upBytes.Add(float64(said.sent))
+	}
 	return s, controller, err
 }
 
