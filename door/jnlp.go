@@ -17,7 +17,10 @@ import (
 	"github.com/moorage-dev/moorage/remoting"
 )
 
-var errNotJNLP = errors.New("door: not a .jnlp file")
+var (
+	errNotJNLP = errors.New("door: not a .jnlp file")
+	errSealed  = errors.New("door: it is encrypted and the agent's secret is not known here: the addresses in it may lead past this door; -url leads here")
+)
 
 // largestJNLP is the most that is read of a .jnlp file; a stock one has two
 // KiB. A larger one is an error: what cannot be rewritten could lead past the door.
@@ -48,7 +51,11 @@ func (w *web) rewriteJNLP(resp *http.Response) error {
 	host, port := w.agentPort(in, p.page, p.jenkins)
 	to := addresses{root: w.root(in, p.page), tunnel: net.JoinHostPort(host, port)}
 	body, err = w.rewriteAny(body, p.agent, to)
-	if err != nil {
+	switch {
+	case errors.Is(err, errSealed):
+		// Nothing is wrong where the controller's own address is this door's.
+		w.door.log.Info("passed on unchanged", "path", p.path, "remote", in.RemoteAddr, "why", err)
+	case err != nil:
 		w.door.log.Warn("passed on unchanged", "path", p.path, "err", err)
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(body))
@@ -65,11 +72,11 @@ func (w *web) rewriteAny(body []byte, agent string, to addresses) ([]byte, error
 		return rewrite(body, to)
 	}
 	if w.door.cfg.Secret == nil {
-		return body, nil
+		return body, errSealed
 	}
 	secret, ok := w.door.cfg.Secret(agent)
 	if !ok {
-		return body, nil
+		return body, errSealed
 	}
 	text, err := remoting.DecryptJNLP(secret, body)
 	if err != nil {

@@ -1,11 +1,14 @@
 package door
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	linkv1 "github.com/moorage-dev/moorage/proto/moorage/link/v1"
@@ -110,11 +113,15 @@ func TestEncryptedJNLPFile(t *testing.T) {
 	const path = "/computer/a/jenkins-agent.jnlp?encrypt=true"
 
 	t.Run("the secret is not known: it stays", func(t *testing.T) {
-		s := newStage(t, Config{Default: "main"})
+		var log logged
+		s := newStage(t, Config{Default: "main", Log: slog.New(slog.NewTextHandler(&log, nil))})
 		s.known("main", &linkv1.Jenkins{Path: "/", AgentPort: 1})
 		s.jenkins = jenkins
 		if _, body := s.fetch(path); body != string(sealed) {
 			t.Fatal("it was changed")
+		}
+		if said := log.String(); !strings.Contains(said, "passed on unchanged") || !strings.Contains(said, "-url leads here") {
+			t.Errorf("the log says nothing of the way past this door: %q", said)
 		}
 		if resp := s.get("/computer/a/jenkins-agent.jnlp"); resp.StatusCode != http.StatusForbidden {
 			t.Fatalf("%s where the controller says 403", resp.Status)
@@ -161,4 +168,22 @@ func TestJNLPFileIsHeldWhileTheControllerStarts(t *testing.T) {
 	if n := s.asked.Load(); resp.StatusCode != http.StatusOK || body != "<jnlp/>" || n != 3 {
 		t.Fatalf("%s %q after %d questions; want the file after 3", resp.Status, body, n)
 	}
+}
+
+// logged keeps what a door says that serves meanwhile.
+type logged struct {
+	mu  sync.Mutex // guards the following
+	buf bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }
