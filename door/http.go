@@ -39,7 +39,7 @@ const (
 type web struct {
 	door      *Door
 	jars      jars
-	spare     spare
+	ahead     ahead
 	transport *http.Transport
 	proxy     *httputil.ReverseProxy
 }
@@ -59,7 +59,7 @@ func newWeb(d *Door) *web {
 	w.transport = w.sessions()
 	w.proxy = &httputil.ReverseProxy{
 		Rewrite:        w.address,
-		Transport:      patient{willing{w.transport}, d.cfg.Hold},
+		Transport:      patient{w.transport, d.cfg.Hold},
 		ModifyResponse: w.rewriteJNLP,
 		ErrorHandler:   w.refuse,
 		ErrorLog:       slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
@@ -153,6 +153,9 @@ func (w *web) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	case r.ContentLength != 0: // or of unknown length
 		rw.Header().Set("Connection", "close")
 		http.Error(rw, "No request here has a body", http.StatusRequestEntityTooLarge)
+		return
+	}
+	if w.fromAhead(rw, r) {
 		return
 	}
 	p, ok := w.find(r)
@@ -251,7 +254,7 @@ func nodeName(h http.Header, latin1 bool) string {
 
 // refuse answers a request that cannot be fulfilled, after it was held.
 func (w *web) refuse(rw http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() != nil {
+	if r.Context().Err() != nil || isAhead(r.Context()) {
 		// The agent has left, or the door is being shut: no answer is better
 		// than the one that the server makes of none, an empty 200.
 		panic(http.ErrAbortHandler)
@@ -361,10 +364,11 @@ func (w *web) sessions() *http.Transport {
 			if err != nil {
 				return nil, err
 			}
-			if s := w.spare.take(controller); s != nil {
-				return sessionConn{s, true}, nil
+			open := w.door.open
+			if isAhead(ctx) {
+				open = w.door.openAhead
 			}
-			s, err := w.door.open(ctx, Request{
+			s, err := open(ctx, Request{
 				Controller: controller,
 				Kind:       linkv1.ServiceKind_SERVICE_KIND_HTTP,
 				Remoting:   &linkv1.Remoting{}, // shared by many agents
@@ -372,7 +376,7 @@ func (w *web) sessions() *http.Transport {
 			if err != nil {
 				return nil, err
 			}
-			return sessionConn{s, false}, nil
+			return sessionConn{s}, nil
 		},
 		MaxConnsPerHost:        httpConnections,
 		MaxIdleConnsPerHost:    2,
@@ -392,10 +396,7 @@ func http1() *http.Protocols {
 
 // A sessionConn is a session as http.Transport wants it, which sets no
 // deadlines on HTTP/1 connections.
-type sessionConn struct {
-	Session
-	spare bool // it was opened before there was a request for it
-}
+type sessionConn struct{ Session }
 
 func (sessionConn) LocalAddr() net.Addr              { return nowhere{} }
 func (sessionConn) RemoteAddr() net.Addr             { return nowhere{} }
@@ -419,6 +420,9 @@ type patient struct {
 
 func (p patient) RoundTrip(r *http.Request) (*http.Response, error) {
 	patience := time.Now().Add(p.hold)
+	if isAhead(r.Context()) {
+		patience = time.Time{}
+	}
 	for {
 		resp, err := p.RoundTripper.RoundTrip(r)
 		if err == nil && !starting(resp) {

@@ -81,7 +81,7 @@ func (d *Door) Serve(ctx context.Context, l net.Listener) error {
 	_ = r.web.Close()
 	_ = srv.Close() // what it serves was closed under it
 	r.Door.web.transport.CloseIdleConnections()
-	r.Door.web.spare.drop()
+	r.Door.web.ahead.drop()
 	r.closeAll()
 	r.empty.Wait() // first: what a line still needs is added to wg while it is open
 	wg.Wait()

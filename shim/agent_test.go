@@ -436,10 +436,19 @@ func TestWhatIsMadeReadyEndsWithTheAgent(t *testing.T) {
 
 func TestWhoBeginsWithAFileIsKnown(t *testing.T) {
 	at := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1234}
-	for option, want := range map[string]bool{"-jnlpUrl": true, "-url": false, "-direct": false} {
-		c, err := Lead([]string{"java", "-jar", "agent.jar", option, "http://ci/computer/a/slave-agent.jnlp"}, at)
+	const file = "http://127.0.0.1:1234/computer/a/slave-agent.jnlp"
+	for options, want := range map[string]string{
+		"-jnlpUrl":                  file,
+		"-secret @file -jnlpUrl":    file + "?encrypt=true",
+		"-secret 5ec4e7 -jnlpUrl":   file + "?encrypt=true",
+		"-url":                      "",
+		"-secret 5ec4e7 -tunnel":    "",
+		"-secret @file -direct":     "",
+		"-noReconnect -url {door}/": "",
+	} {
+		c, err := Lead(strings.Fields("java -jar agent.jar "+options+" http://ci/computer/a/slave-agent.jnlp"), at)
 		if err != nil || c.JNLP != want {
-			t.Errorf("%s: %v, %v; want %v", option, c.JNLP, err, want)
+			t.Errorf("%s: %q, %v; want %q", options, c.JNLP, err, want)
 		}
 	}
 }

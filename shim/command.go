@@ -18,7 +18,7 @@ type Command struct {
 	Args   []string
 	Secret string // the agent's secret, where it stood in the command line itself; "": it did not
 	File   string // the file that the command line names for it instead; "": none
-	JNLP   bool   // the agent begins by asking for a .jnlp file
+	JNLP   string // the address at the door of the .jnlp file that the agent begins by asking for; "": of none
 	secret int    // where in Args the secret stands; 0: nowhere
 }
 
@@ -51,7 +51,8 @@ func Lead(args []string, door net.Addr) (Command, error) {
 		case "-url":
 			value = root
 		case "-jnlpUrl":
-			value, c.JNLP = atDoor(value, root), true
+			value = atDoor(value, root)
+			c.JNLP = value
 		case "-direct", "-directConnection", "-tunnel":
 			value = door.String()
 		case "-secret":
@@ -81,6 +82,9 @@ func Lead(args []string, door net.Addr) (Command, error) {
 	}
 	if !leads {
 		return Command{}, ErrNoAddress
+	}
+	if c.JNLP != "" && (c.secret > 0 || c.File != "") {
+		c.JNLP += "?encrypt=true" // as an agent that is given its secret asks
 	}
 	return c, nil
 }

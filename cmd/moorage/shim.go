@@ -176,7 +176,7 @@ func (c *shimCmd) door(p *process, cfg *shim.Config) (shut func(), err error) {
 	}
 	cfg.DoorListener = l
 	opened.add(func() { _ = l.Close() }) // closed already, unless something failed before Run
-	secret, jnlp := "", false
+	secret, jnlp := "", ""
 	if len(c.Command) > 0 {
 		done, err := c.command(p, cfg, l.Addr(), &secret, &jnlp)
 		if err != nil {
@@ -225,7 +225,7 @@ func (c *shimCmd) stateFile(p *process) string {
 }
 
 // command prepares the agent's command line, and what of it is not for everybody's eyes.
-func (c *shimCmd) command(p *process, cfg *shim.Config, at net.Addr, secret *string, jnlp *bool) (done func(), err error) {
+func (c *shimCmd) command(p *process, cfg *shim.Config, at net.Addr, secret, jnlp *string) (done func(), err error) {
 	if _, err := exec.LookPath(c.Command[0]); err != nil {
 		return nil, usagef("%w; give the agent's command line behind --", err)
 	}
