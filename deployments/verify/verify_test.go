@@ -4,7 +4,9 @@
 package verify
 
 import (
+	"encoding/xml"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -80,7 +82,7 @@ func TestUnits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, line := range strings.Split(string(text), "\n") {
+		for line := range strings.SplitSeq(string(text), "\n") {
 			if command, is := strings.CutPrefix(line, "ExecStart=/usr/local/bin/moorage "); is {
 				if err := m.knows(strings.Fields(command)); err != nil {
 					t.Errorf("%s: %v", filepath.Base(unit), err)
@@ -124,6 +126,72 @@ func TestConfigurationFile(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The guide prints commands, a pod's sidecar and a Windows service.
+func TestGuide(t *testing.T) {
+	m := buildMoorage(t)
+	text, err := os.ReadFile("../../docs/jenkins.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var commands [][]string
+	for _, one := range printed(string(text)) {
+		switch {
+		case strings.HasPrefix(one, "moorage "):
+			for line := range strings.Lines(strings.ReplaceAll(one, "\\\n", " ")) {
+				commands = append(commands, strings.Fields(line)[1:])
+			}
+		case strings.HasPrefix(one, "spec:"):
+			var pod struct {
+				Spec struct {
+					Sidecars []struct{ Args []string } `yaml:"initContainers"`
+				}
+			}
+			if err := yaml.Unmarshal([]byte(one), &pod); err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range pod.Spec.Sidecars {
+				commands = append(commands, c.Args)
+			}
+		case strings.HasPrefix(one, "<service>"):
+			var service struct {
+				Arguments string `xml:"arguments"`
+			}
+			if err := xml.Unmarshal([]byte(one), &service); err != nil {
+				t.Fatal(err)
+			}
+			commands = append(commands, strings.Fields(service.Arguments))
+		}
+	}
+	count := make(map[string]int)
+	for _, c := range commands {
+		count[c[0]]++
+		if err := m.knows(c); err != nil {
+			t.Error(err)
+		}
+	}
+	want := map[string]int{"topics": 1, "connector": 1, "gateway": 1, "token": 1, "shim": 3} // shims: by hand, in a pod, on Windows
+	if !maps.Equal(count, want) {
+		t.Errorf("commands in the guide: got %v, want %v", count, want)
+	}
+}
+
+// printed returns what a document shows indented by four spaces, piece by piece.
+func printed(text string) []string {
+	var pieces []string
+	inside := false
+	for line := range strings.Lines(text) {
+		shown, is := strings.CutPrefix(line, "    ")
+		switch {
+		case is && inside:
+			pieces[len(pieces)-1] += shown
+		case is:
+			pieces = append(pieces, shown)
+		}
+		inside = is
+	}
+	return pieces
 }
 
 // moorage is a built binary, asked what it understands.
