@@ -90,24 +90,31 @@ func (b *Book) Anomalies() (n uint64) {
 
 // Account returns what was recorded so far.
 func (b *Book) Account() Account {
-	a := Account{
-		Side: b.side, Made: b.cfg.Now(),
-		Sessions: map[string]*Entry{}, Counts: map[string]uint64{}, Events: map[string][]Event{},
-	}
+	sessions, events := map[string]*Entry{}, map[string][]Event{}
 	for _, l := range b.all() {
 		e, holes := l.entry()
 		if e == nil {
 			continue
 		}
-		a.Sessions[l.Key] = e
+		sessions[l.Key] = e
 		if holes != nil {
 			b.blame(*holes)
 		}
 		// An end in order leaves nothing to ask about.
-		if e.Reason != OK && !e.Gone && len(a.Events) < keptEvents {
-			a.Events[l.Key] = l.events()
+		if e.Reason != OK && !e.Gone && len(events) < keptEvents {
+			events[l.Key] = l.events()
 		}
 	}
+	a := b.Tally() // with what was just blamed
+	a.Sessions, a.Events = sessions, events
+	return a
+}
+
+// Tally is the Account of now without its sessions: what was counted, and the
+// anomalies that were kept. It is all that is left of a process that is killed,
+// if somebody asked in time.
+func (b *Book) Tally() Account {
+	a := Account{Side: b.side, Made: b.cfg.Now(), Counts: map[string]uint64{}}
 	for w, name := range names {
 		if n := b.counts[w].Load(); n > 0 {
 			a.Counts[name] = n

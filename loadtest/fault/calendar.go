@@ -85,7 +85,7 @@ func (w world) holds(f scenario.Fault) []hold {
 		}
 		return []hold{of(target, afterOutage), outage}
 	case Rolling, Upgrade:
-		if target == "connector" {
+		if target == "connector" || target == "agents" {
 			return []hold{of(target, perRolling), of("outage", perRolling)}
 		}
 		if target == "brokers" || target == "broker" {

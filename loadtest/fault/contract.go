@@ -9,9 +9,9 @@ package fault
 
 // The kinds.
 const (
-	Kill          = "kill"           // SIGKILL, and a new process after For (0: at once): gateway, broker, connector, app
-	Stop          = "stop"           // SIGTERM, and a new process after For: gateway, broker, connector
-	Rolling       = "rolling"        // stop, one gateway (or broker) after the other, For between two; or the connector
+	Kill          = "kill"           // SIGKILL, and a new process after For (0: at once): gateway, broker, connector, app, agents
+	Stop          = "stop"           // SIGTERM, and a new process after For: gateway, broker, connector, agents
+	Rolling       = "rolling"        // stop, one gateway (or broker) after the other, For between two; or the connector; or processes of agents
 	Freeze        = "freeze"         // SIGSTOP, SIGCONT after For: gateway, broker, connector, app, agents
 	Upgrade       = "upgrade"        // rolling, to the other build; again: back
 	CutAgents     = "cut-agents"     // connections of With share (1) of the agents, which cannot dial again for For
@@ -43,6 +43,7 @@ var (
 	OnProcesses = []string{Kill, Stop, Rolling, Freeze}
 	OnLegs      = []string{Cut, Reset, HalfOpen, Latency, Bandwidth, Slice, SlowClose, SlowBroker}
 	OnEmbedded  = []string{ProduceUnanswered, ProduceRefused, FetchFailed, NotLeader}
+	OnAgents    = []string{CutAgents, RestartAgents} // and some of OnProcesses, if they say so: every target can
 )
 
 // Kinds lists all of them.

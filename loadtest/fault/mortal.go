@@ -24,8 +24,8 @@ const (
 //	fault                                    native, tunnel       legacy
 //	kill of the application                  CONTROLLER_GONE      –
 //	kill, stop, rolling of the connector     –                    CONTROLLER_GONE
-//	restart-agents                           GRACE, where the     the same, or REPLACED by
-//	                                         agent died           its next, PEER_RESET
+//	restart-agents; kill, stop, rolling of   GRACE, where the     the same, or REPLACED by
+//	agents                                   agent died           its next, PEER_RESET
 //	anything between agents and the          GRACE                GRACE
 //	application, for the grace time or more
 //	what breaks a stream, at tier 0          –                    PEER_RESET, GATEWAY_GONE, REPLACED
@@ -44,13 +44,13 @@ func Mortal(f scenario.Fault, g scenario.Group, graceTime time.Duration) (reason
 		if legacy {
 			reasons = append(reasons, controllerGone)
 		}
-	case f.Do == RestartAgents:
+	case endsAgents(f):
 		reasons = append(reasons, grace)
 		if legacy {
 			reasons = append(reasons, replaced, peerReset)
 		}
 	}
-	if separates(f) && time.Duration(f.For) >= graceTime {
+	if separates(f) && !endsAgents(f) && time.Duration(f.For) >= graceTime {
 		reasons = append(reasons, grace)
 	}
 	if legacy && g.Door != scenario.DoorShim && breaksStreams(f) {
@@ -73,16 +73,16 @@ func separates(f scenario.Fault) bool {
 // itself or because heartbeats stay away.
 func breaksStreams(f scenario.Fault) bool {
 	switch f.Do {
-	case AddPartitions, Slice, RestartAgents:
+	case AddPartitions, Slice:
 		return false
 	}
-	return true
+	return !endsAgents(f)
 }
 
 // Expect returns who may end how under a plan that began at start, for
 // check.Terms: a reason is allowed from when a fault that excuses it struck. An
 // agent's death excuses GRACE at the other side by itself, whatever killed it,
-// and restart-agents excuses no other agent's.
+// and neither restart-agents nor the end of a process of agents excuses another's.
 func Expect(plan []Planned, sc scenario.Scenario, start time.Time) func(check.Ending) []string {
 	type excuse struct {
 		from    time.Time
@@ -94,7 +94,7 @@ func Expect(plan []Planned, sc scenario.Scenario, start time.Time) func(check.En
 		known := map[string]bool{}
 		for _, f := range plan {
 			reasons := Mortal(f.Fault, g, graceOf(sc))
-			if f.Do == RestartAgents && g.Kind != scenario.Legacy {
+			if endsAgents(f.Fault) && g.Kind != scenario.Legacy {
 				continue // seen by the agent's death
 			}
 			what := strings.Join(reasons, " ")

@@ -289,8 +289,10 @@ func (w world) does(name, kind string) error {
 
 // possible says in one line why a fault cannot be, if it cannot.
 func (w world) possible(name string, f scenario.Fault) error {
-	if err := w.does(name, f.Do); err != nil {
-		return err
+	if !strikesAgents(f) {
+		if err := w.does(name, f.Do); err != nil {
+			return err
+		}
 	}
 	f = Defaults(f)
 	cannot := func(why, could string) error {
@@ -312,6 +314,17 @@ func (w world) possible(name string, f scenario.Fault) error {
 		return cannot("the scenario has no native or tunnel group, so there is no application", "strike connector")
 	}
 	return nil
+}
+
+// strikesAgents reports whether a fault is of processes that play agents, which
+// are the harness's own wherever the rest of the target is.
+func strikesAgents(f scenario.Fault) bool {
+	return f.To == "agents" && slices.Contains(OnProcesses, f.Do)
+}
+
+// endsAgents reports whether agents die or leave by a fault, and come as new.
+func endsAgents(f scenario.Fault) bool {
+	return f.Do == RestartAgents || strikesAgents(f) && f.Do != Freeze
 }
 
 // split takes the number, 0 if there is none, off a target.

@@ -164,6 +164,12 @@ func TestImpossibleFaultsAreTold(t *testing.T) {
 			t.Errorf("got  %v\nwant %s", err, tt.want)
 		}
 	}
+	// Agents are the harness's own, whatever else the target is.
+	for _, do := range []string{Kill, Stop, Rolling, Freeze} {
+		if _, err := Plan(minute("1", scenario.Fault{At: seconds(1), Do: do, To: "agents"}), nil, 1); err != nil {
+			t.Errorf("%s of agents: %v", do, err)
+		}
+	}
 	if _, err := Plan(scenario.Scenario{Length: seconds(60), Chaos: &scenario.Chaos{Every: seconds(1)}}, nil, 1); err == nil {
 		t.Error("chaos of a target that can do nothing")
 	}

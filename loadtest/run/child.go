@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/moorage-dev/moorage/check"
 	"github.com/moorage-dev/moorage/loadtest/worker"
 )
 
@@ -45,7 +46,11 @@ type hand struct {
 	ready chan worker.Ready // has one
 	final chan worker.Final // has one
 	done  chan struct{}     // closed when nothing more comes
-	err   error             // why, once done is closed; nil: it ended after its Final
+
+	// What it has told so far, should it be killed; guarded by the pass's mu.
+	last  worker.Final   // Opens and Failed alone
+	tally *check.Account // nil: of no anomaly
+	err   error          // why, once done is closed; nil: it ended after its Final
 
 	mu     sync.Mutex // guards the following
 	killed bool

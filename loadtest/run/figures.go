@@ -29,7 +29,12 @@ func (p *pass) result(finals map[*hand]worker.Final, length time.Duration) (*res
 	latency, silence, recovery := spread{}, spread{}, map[int]spread{}
 	seen := accounts{agent: p.ledger.Rest(check.Agent), controller: p.ledger.Rest(check.Controller)}
 	var errs []error
+	all := slices.Clone(p.past)
 	for h, f := range finals {
+		all = append(all, remains{h, f})
+	}
+	for _, left := range all {
+		h, f := left.hand, left.final
 		for name, encoded := range f.Latency {
 			errs = append(errs, latency.add(name, encoded))
 		}
@@ -59,6 +64,7 @@ func (p *pass) result(finals map[*hand]worker.Final, length time.Duration) (*res
 	if !p.killed.IsZero() {
 		seen.bury(p.killed)
 	}
+	seen.buryAgents(p.deaths)
 	p.settle(one, seen)
 	if one.Figures["opens"] == 0 && p.most == 0 {
 		why := errNobody

@@ -65,6 +65,8 @@ type pass struct {
 	away      string       // why somebody could not get one, last
 	awaySince time.Time    // first
 	killed    time.Time    // when the application was, last; zero: never
+	past      []remains    // of workers that faults ended
+	deaths    []death      // of processes of agents
 }
 
 func newPass(cfg *Config, system string, pair int) *pass {
@@ -183,7 +185,7 @@ func (p *pass) startWorkers(legacy bool) error {
 	ctx, cancel := context.WithTimeoutCause(p.life, readyLimit, fmt.Errorf("run: not all workers were ready within %v", readyLimit))
 	defer cancel()
 	secrets := secret()
-	app, ready, err := p.startWorker(ctx, worker.RoleApp, p.order(worker.RoleApp, 0, 1))
+	app, ready, err := p.startWorker(ctx, worker.RoleApp, p.order(worker.RoleApp, 0, 1), time.Time{})
 	if err != nil {
 		return err
 	}
@@ -194,7 +196,7 @@ func (p *pass) startWorkers(legacy bool) error {
 	if legacy {
 		plan := p.order(worker.RoleLegacy, 0, 1)
 		plan.Secrets = secrets
-		_, ready, err := p.startWorker(ctx, worker.RoleLegacy, plan)
+		_, ready, err := p.startWorker(ctx, worker.RoleLegacy, plan, time.Time{})
 		if err != nil {
 			return err
 		}
@@ -208,18 +210,23 @@ func (p *pass) startWorkers(legacy bool) error {
 		plan := p.order(worker.RoleAgents, i, p.Workers)
 		plan.App, plan.Secrets = ready.Addr, secrets
 		wg.Go(func() {
-			_, _, errs[i] = p.startWorker(ctx, fmt.Sprintf("%s-%d", worker.RoleAgents, i+1), plan)
+			_, _, errs[i] = p.startWorker(ctx, agentsName(i), plan, time.Time{})
 		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)
 }
 
-// startWorker returns when the worker is ready, and has it watched.
-func (p *pass) startWorker(ctx context.Context, name string, plan worker.Plan) (*hand, worker.Ready, error) {
+// startWorker returns when the worker is ready, and has it watched. One that
+// takes another's place in a run that began already is told so before anybody
+// else can give it orders.
+func (p *pass) startWorker(ctx context.Context, name string, plan worker.Plan, begun time.Time) (*hand, worker.Ready, error) {
 	h, err := start(p.life, p.Spawn, name, plan, p.hear)
 	if err != nil {
 		return nil, worker.Ready{}, err
+	}
+	if !begun.IsZero() {
+		_ = h.say(worker.Order{Do: "start", At: begun}) // one that is dead already is never ready
 	}
 	p.mu.Lock()
 	p.hands = append(p.hands, h)
@@ -283,6 +290,8 @@ func (p *pass) hear(h *hand, w worker.Word) {
 	}
 	p.limits.add(h.name, *w.Tick)
 	p.ledger.Add(sideOf(h), w.Tick.Over)
+	h.last.Opens, h.last.Failed = w.Tick.Opens, w.Tick.Failed
+	h.tally = cmp.Or(w.Tick.Tally, h.tally)
 	p.cpu = max(p.cpu, w.Tick.CPU)
 	if h.role == worker.RoleAgents {
 		p.most = max(p.most, w.Tick.Agents)

@@ -27,7 +27,7 @@ func (p *pass) schedule() (err error) {
 
 // withAgents adds to what a target can do the faults of agents, which workers do.
 func withAgents(kinds []string) []string {
-	for _, k := range []string{fault.CutAgents, fault.RestartAgents} {
+	for _, k := range fault.OnAgents {
 		if !slices.Contains(kinds, k) {
 			kinds = append(slices.Clone(kinds), k)
 		}

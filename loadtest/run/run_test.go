@@ -396,6 +396,89 @@ func TestKilledApplicationComesBack(t *testing.T) {
 	})
 }
 
+// What a killed process of agents saw is gone; what it had told is not, and
+// nobody else is excused.
+func TestKilledAgentsAreBuried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		s := &stage{t: t, account: func(p worker.Plan) check.Account {
+			if p.Role == worker.RoleAgents {
+				return check.Account{Side: check.Agent, Sessions: map[string]*check.Entry{
+					fmt.Sprintf("g/%d/%d", p.Index, p.First): {Sent: 9, Received: 9, Reason: check.OK, Over: time.Now()},
+				}}
+			}
+			return check.Account{Side: check.Controller, Made: time.Now(), Sessions: map[string]*check.Entry{
+				"g/0/0":       {Sent: 80, Received: 70},                  // still in its grace
+				"g/2/1":       {Sent: 80, Received: 70, Reason: "GRACE"}, // that is over
+				"g/0/1000000": {Sent: 9, Received: 9, Reason: check.OK, Over: time.Now()},
+				"g/1/0":       {Sent: 80, Received: 70},
+				"g/1/1000000": {Sent: 9, Received: 9, Reason: check.OK, Over: time.Now()},
+				"g/0/1000001": {Sent: 7, Received: 3}, // of a process that lives, which does not know it
+			}}
+		}}
+		s.tick = func(name string, tick *worker.Tick) {
+			if name == "agents-2" && tick.At.Sub(began) < 3500*time.Millisecond {
+				tick.Anomaly, tick.Tally = 2, &check.Account{Counts: map[string]uint64{"lost": 2}}
+			}
+		}
+		cfg := config(s)
+		cfg.Workers = 2
+		cfg.Scenario.Faults = []scenario.Fault{{At: seconds(3), Do: fault.Kill, To: "agents", For: seconds(1)}}
+		last := results.Tick{}
+		cfg.Tick = func(_ string, tick results.Tick) { last = tick }
+		r, err := run.Run(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.wantOrder("start agents-1", "fault agents-1", "end agents-1", "plan agents-1", "start agents-1", "stop agents-1")
+		one := r.Runs[0]
+		if one.Faults[0].Error != "" || one.Figures["lost"] != 2 || one.Figures["misjudged"] != 0 || one.Figures["stuck"] != 1 || one.Figures["untold"] != 0 {
+			t.Errorf("faults %+v, figures %v, anomalies %+v", one.Faults, one.Figures, one.Anomalies)
+		}
+		if last.Anomaly != 2 {
+			t.Errorf("%d anomalies in the last second, want the dead one's 2", last.Anomaly)
+		}
+	})
+}
+
+func TestStoppedAgentsKeepTheirAccounts(t *testing.T) {
+	for _, do := range []string{fault.Stop, fault.Rolling} {
+		t.Run(do, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &stage{t: t, account: func(p worker.Plan) check.Account {
+					ok := func() *check.Entry { return &check.Entry{Sent: 9, Received: 9, Reason: check.OK, Over: time.Now()} }
+					if p.Role == worker.RoleAgents {
+						a := check.Account{Side: check.Agent, Sessions: map[string]*check.Entry{fmt.Sprintf("g/%d/%d", p.Index, p.First): ok()}}
+						if p.First == 0 {
+							a.Sessions[fmt.Sprintf("g/%d/1", p.Index)] = &check.Entry{Sent: 9, Received: 3} // could not end in time
+						}
+						return a
+					}
+					return check.Account{Side: check.Controller, Made: time.Now(), Sessions: map[string]*check.Entry{
+						"g/0/0": ok(), "g/1/0": {Sent: 10, Received: 9, Reason: check.OK}, "g/0/1000000": ok(), "g/1/1000000": ok(),
+						"g/0/1": {Sent: 5, Received: 8, Reason: "GRACE"}, "g/1/1": {Sent: 5, Received: 8},
+					}}
+				}}
+				cfg := config(s)
+				cfg.Workers = 2
+				cfg.Scenario.Faults = []scenario.Fault{{At: seconds(3), Do: do, To: "agents", For: seconds(1)}}
+				r, err := run.Run(t.Context(), cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.wantOrder("stop agents-1", "quit agents-1", "plan agents-1", "start agents-1", "stop agents-1")
+				if do == fault.Rolling {
+					s.wantOrder("quit agents-1", "plan agents-1", "stop agents-2", "quit agents-2", "plan agents-2")
+				}
+				one := r.Runs[0]
+				if one.Faults[0].Error != "" || one.Figures["lost"] != 1 || one.Figures["opens"] != 4 || len(one.Anomalies) != 1 {
+					t.Errorf("faults %+v, figures %v, anomalies %+v", one.Faults, one.Figures, one.Anomalies)
+				}
+			})
+		})
+	}
+}
+
 func TestFrozenAgentsGoOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stage{t: t}

@@ -22,6 +22,7 @@ type seconds struct {
 	next    int                // the oldest not yet given away
 	newest  int                // that anybody told of
 	anomaly map[string]uint64  // so far, by worker
+	gone    uint64             // of workers that are no more
 	agents  map[string]int     // latest, by worker
 	extra   map[string]float64 // of the target, latest
 }
@@ -72,6 +73,13 @@ func (s *seconds) add(name string, agents bool, t worker.Tick) error {
 	return nil
 }
 
+// left notes that a worker is no more; what it counted stays.
+func (s *seconds) left(name string) {
+	s.gone += s.anomaly[name]
+	delete(s.anomaly, name)
+	delete(s.agents, name)
+}
+
 // take returns the seconds that are complete: every one of workers has told of
 // it, or one is already patient seconds further. all takes what there is.
 func (s *seconds) take(workers []string, all bool) (ticks []results.Tick) {
@@ -91,6 +99,7 @@ func (s *seconds) take(workers []string, all bool) (ticks []results.Tick) {
 		for _, n := range s.agents {
 			sec.Agents += n
 		}
+		sec.Anomaly = s.gone
 		for _, n := range s.anomaly {
 			sec.Anomaly += n
 		}

@@ -128,6 +128,12 @@ func (p *pass) do(ctx context.Context, f fault.Planned) (undo, error) {
 		return nil, p.askAgents("restart", f, 0.1)
 	case f.Do == fault.Kill && f.To == "app":
 		return p.killApp()
+	case f.Do == fault.Kill && f.To == "agents":
+		return p.killAgents()
+	case f.Do == fault.Stop && f.To == "agents":
+		return p.stopAgents()
+	case f.Do == fault.Rolling && f.To == "agents":
+		return nil, p.rollAgents(ctx, time.Duration(f.For))
 	case f.Do == fault.Freeze && ours:
 		return p.freeze(f.To)
 	}
@@ -155,34 +161,6 @@ func away(f fault.Planned) undo {
 		return nil
 	}
 	return func(context.Context) error { return nil }
-}
-
-// killApp is SIGKILL to the application; to undo it is to start the next one.
-func (p *pass) killApp() (undo, error) {
-	apps := p.living(worker.RoleApp)
-	if len(apps) == 0 {
-		return nil, errors.New("run: the application is dead already")
-	}
-	old := apps[0]
-	p.mu.Lock()
-	p.killed = time.Now()
-	for i, h := range p.hands {
-		if h == old {
-			p.hands = append(p.hands[:i:i], p.hands[i+1:]...)
-			break
-		}
-	}
-	delete(p.heard, old.name)
-	p.mu.Unlock()
-	old.kill()
-	<-old.done
-	return func(ctx context.Context) error {
-		h, _, err := p.startWorker(ctx, old.name, old.plan)
-		if err != nil {
-			return err
-		}
-		return h.say(worker.Order{Do: "start", At: p.begun})
-	}, nil
 }
 
 // freeze stops workers: "app", "agents" or "agents-2".

@@ -67,9 +67,9 @@ var (
 )
 
 var grammars = map[string]grammar{
-	"kill":           {to: processes},
-	"stop":           {to: processes[:5]},
-	"rolling":        {to: processes[:5]},
+	"kill":           {to: slices.Concat(processes, ofAgents)},
+	"stop":           {to: slices.Concat(processes[:5], ofAgents)},
+	"rolling":        {to: slices.Concat(processes[:5], ofAgents)},
 	"freeze":         {to: slices.Concat(processes, ofAgents)},
 	"upgrade":        {to: []string{"gateways"}},
 	"cut-agents":     {to: ofAgents, with: []string{"share"}},

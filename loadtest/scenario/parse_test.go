@@ -140,7 +140,7 @@ func TestBadScenariosAreToldInOneLine(t *testing.T) {
 		{"a fault that lasts", small + "faults: [{do: freeze, at: 8s, for: 3s}]\n", "x.yaml:4: faults[0].for: 3s: lasts until 11s, behind the end"},
 		{"an unknown fault", small + "faults: [{do: kil, at: 1s}]\n", `x.yaml:4: faults[0].do: kil: no kind of fault; did you mean "kill"?`},
 		{"no fault", small + "faults: [{at: 1s}]\n", "x.yaml:4: faults[0].do: missing: want one of add-partitions,"},
-		{"a fault that cannot strike there", small + "faults: [{do: kill, at: 1s, to: agents}]\n", "x.yaml:4: faults[0].to: agents: want one of gateway, gateways, broker,"},
+		{"a fault that cannot strike there", small + "faults: [{do: stop, at: 1s, to: app}]\n", "x.yaml:4: faults[0].to: app: want one of gateway, gateways, broker,"},
 		{"a gateway that is not", small + "faults: [{do: kill, at: 1s, to: gateway-2}]\n", "x.yaml:4: faults[0].to: gateway-2: there are 1 gateways"},
 		{"a setting of another kind", small + "faults: [{do: kill, at: 1s, with: {share: 1}}]\n", "x.yaml:4: faults[0].with.share: kill takes nothing"},
 		{"a bad setting", small + "faults: [{do: cut-agents, at: 1s, with: {share: 3}}]\n", "x.yaml:4: faults[0].with.share: 3: want more than 0 and at most 1"},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moorage-dev/moorage/check"
@@ -32,7 +33,8 @@ type fleet struct {
 	comes  context.Context // ends when no session is to be opened any more
 	stop   context.CancelCauseFunc
 	wg     sync.WaitGroup
-	orders uint64 // so far
+	orders uint64      // so far
+	leaves atomic.Bool // agents go without waiting for the other end; set before comes ends
 }
 
 // An agent is one agent through all its sessions. A goroutine lives it.
@@ -52,6 +54,16 @@ func ours(p *Plan, g *scenario.Group) (numbers []int) {
 		numbers = append(numbers, n)
 	}
 	return numbers
+}
+
+// comes is when an agent arrives in a run that began at start. Those of a worker
+// that takes another's place come when it does, if their time is over.
+func (p *Plan) comes(start time.Time, g *scenario.Group, number int) time.Time {
+	at := start.Add(pace.At(*g, number))
+	if now := time.Now(); p.First > 0 && at.Before(now) {
+		return now
+	}
+	return at
 }
 
 // fleetSize counts the agents of a worker that are not legacy's.
@@ -104,13 +116,15 @@ func (f *fleet) order(o Order) {
 		f.cut(o, f.orders)
 	case "restart":
 		f.restart(o.Share, f.orders)
+	case "stop":
+		f.leaves.Store(o.Leave)
 	}
 }
 
 // drain ends the schedule and waits for what is under way, until ctx ends at most.
 func (f *fleet) drain(ctx context.Context, _ time.Duration) {
 	f.stop(errStopped)
-	f.each((*talk).finish)
+	f.each(f.part)
 	done := make(chan struct{})
 	go func() { // it ends with the agents, at the latest when their transport is closed
 		defer close(done)
@@ -122,14 +136,23 @@ func (f *fleet) drain(ctx context.Context, _ time.Duration) {
 	}
 }
 
+// part ends a session's schedule.
+func (f *fleet) part(t *talk) {
+	if f.leaves.Load() {
+		t.leave()
+		return
+	}
+	t.finish()
+}
+
 // live is one agent from its arrival on, session after session.
 func (a *agent) live(ctx, comes context.Context) {
-	wanted := a.start.Add(pace.At(*a.group.Group, a.number))
+	wanted := a.plan.comes(a.start, a.group.Group, a.number)
 	if sleepUntil(comes, wanted) != nil {
 		return
 	}
 	wait := firstWait
-	for life := 0; comes.Err() == nil && !a.over(); life++ {
+	for life := a.plan.First; comes.Err() == nil && !a.over(); life++ {
 		t := a.open(comes, life, wanted)
 		if t == nil {
 			wait = min(2*wait, mostWait)
@@ -176,7 +199,7 @@ func (a *agent) open(comes context.Context, life int, wanted time.Time) *talk {
 	a.talk = t
 	a.mu.Unlock()
 	if comes.Err() != nil { // drain may not have seen it
-		t.finish()
+		a.part(t)
 	}
 	return t
 }

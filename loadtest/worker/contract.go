@@ -91,7 +91,14 @@ type Plan struct {
 	Sources    []string      `json:"sources"` // loopback addresses to dial from, in turn; empty: the kernel's choice
 	Prefix     string        `json:"prefix"`  // of topics
 	Limit      time.Duration `json:"limit"`   // of opening one session; 0: 60 s
+	// First is the number of each agent's first session. A worker that takes the
+	// place of one that a fault ended begins at the next multiple of Lives, so that
+	// no two sessions have one key. More than 0, all its agents come at once, or when their time has come.
+	First int `json:"first,omitempty"`
 }
+
+// Lives is more than an agent has sessions in one process.
+const Lives = 1_000_000
 
 // Orders that follow, each a line. Do is start, fault, cut, restart, stop or quit.
 type Order struct {
@@ -119,6 +126,9 @@ type Order struct {
 	// stop again when nothing moves any more. What only waits for a grace to be
 	// over is not waited for beyond Within.
 	Beyond time.Duration `json:"beyond,omitempty"`
+	// Leave is for a stop while all others go on: agents end their sessions in
+	// order without waiting for the other end to have sent all.
+	Leave bool `json:"leave,omitempty"`
 }
 
 // A Word is a line that a worker says. One field is set.
@@ -150,6 +160,8 @@ type Tick struct {
 	Lag      time.Duration     `json:"lag"`               // how far the pacer itself was behind at most
 	CPU      float64           `json:"cpu"`               // cores this process used
 	Anomaly  uint64            `json:"anomalies"`         // so far
+	Opens    uint64            `json:"opens,omitempty"`   // the same as Final's, so far
+	Failed   uint64            `json:"failed,omitempty"`
 	// Extra are overrun (messages left out so far, because a session's backlog was
 	// full), backlog (due and not sent now) and overdue (in this second, messages
 	// that the generator itself held up for more than 10 ms).
@@ -157,6 +169,9 @@ type Tick struct {
 	// Over are sessions that ended in order some seconds ago. They are missing in
 	// Final's account, so that a worker does not grow with all it ever had.
 	Over map[string]*check.Entry `json:"over,omitempty"`
+	// Tally is the account without its sessions, when there are more anomalies
+	// than in the tick before: a worker that is killed takes none of them along.
+	Tally *check.Account `json:"tally,omitempty"`
 }
 
 // Final is a worker's account.

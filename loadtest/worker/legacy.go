@@ -37,8 +37,9 @@ type legacyPart interface {
 	order(o Order)
 	// drain stops the load and waits for what is under way, for the limit at most.
 	drain(ctx context.Context, limit time.Duration)
-	tick(t *Tick)   // adds what was since the call before
-	final(f *Final) // adds the whole; it may be asked at any time
+	tick(t *Tick)           // adds what was since the call before
+	tally(a *check.Account) // adds the anomalies so far
+	final(f *Final)         // adds the whole; it may be asked at any time
 }
 
 // legacyHost is what Main lends to a legacyPart. Both may be called

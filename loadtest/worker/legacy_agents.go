@@ -12,7 +12,6 @@ import (
 
 	"github.com/moorage-dev/moorage/check"
 	"github.com/moorage-dev/moorage/loadtest/fault"
-	"github.com/moorage-dev/moorage/loadtest/pace"
 	"github.com/moorage-dev/moorage/loadtest/scenario"
 	"github.com/moorage-dev/moorage/standin"
 )
@@ -30,6 +29,7 @@ const (
 var (
 	errLegacyStay    = errors.New("worker: the agent's stay is over")
 	errLegacyRestart = errors.New("worker: the agent is killed")
+	errLegacyLeave   = errors.New("worker: the agents leave")
 )
 
 // legacyAgents are the stock agents of a worker. They come as the scenario
@@ -41,7 +41,12 @@ var (
 // agent's own hand, or by its connector's death, is an anomaly.
 type legacyAgents struct {
 	host   legacyHost
+	plan   *Plan
 	agents []*legacyAgent
+
+	staying context.Context // ends when they are told to leave
+	leave   context.CancelCauseFunc
+	left    chan struct{} // closed when all have gone
 
 	anomalies anomalyList
 	online    atomic.Int64
@@ -59,12 +64,12 @@ type legacyAgents struct {
 // A legacyAgent is one agent through all its lives.
 type legacyAgent struct {
 	*legacyAgents
-	group   *scenario.Group
-	name    string
-	secret  string
-	url     string
-	source  string // loopback address to dial from; "": the kernel's choice
-	arrives time.Duration
+	group  *scenario.Group
+	number int
+	name   string
+	secret string
+	url    string
+	source string // loopback address to dial from; "": the kernel's choice
 
 	mu    sync.Mutex // guards the following
 	conns map[net.Conn]bool
@@ -76,7 +81,8 @@ func newLegacyAgents(p *Plan, h legacyHost) (*legacyAgents, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &legacyAgents{host: h}
+	a := &legacyAgents{host: h, plan: p, left: make(chan struct{})}
+	a.staying, a.leave = context.WithCancelCause(context.Background())
 	for _, g := range legacyGroups(p) {
 		doors := p.Doors
 		if g.Door == doorShim {
@@ -88,8 +94,8 @@ func newLegacyAgents(p *Plan, h legacyHost) (*legacyAgents, error) {
 		for number := p.Index; number < g.Agents; number += p.Of {
 			name := legacyName(p, g, number)
 			one := &legacyAgent{
-				legacyAgents: a, group: g, name: name, secret: standin.Secret(key, name),
-				url: doors[number%len(doors)], arrives: pace.At(*g, number), conns: map[net.Conn]bool{},
+				legacyAgents: a, group: g, number: number, name: name, secret: standin.Secret(key, name),
+				url: doors[number%len(doors)], conns: map[net.Conn]bool{},
 			}
 			if len(p.Sources) > 0 {
 				one.source = p.Sources[number%len(p.Sources)]
@@ -100,19 +106,25 @@ func newLegacyAgents(p *Plan, h legacyHost) (*legacyAgents, error) {
 	return a, nil
 }
 
-// run has the agents come and stay until ctx ends.
+// run has the agents come and stay until they are told to leave or ctx ends, and
+// ends with ctx.
 func (a *legacyAgents) run(ctx context.Context, start time.Time) error {
+	staying, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	defer context.AfterFunc(a.staying, func() { end(errLegacyLeave) })()
 	var wg sync.WaitGroup
 	for _, one := range a.agents {
-		wg.Go(func() { one.live(ctx, start) })
+		wg.Go(func() { one.live(staying, start) })
 	}
 	wg.Wait()
+	close(a.left)
+	<-ctx.Done()
 	return context.Cause(ctx)
 }
 
 // live is one agent from its arrival on: life after life.
 func (a *legacyAgent) live(ctx context.Context, start time.Time) {
-	due := start.Add(a.arrives)
+	due := a.plan.comes(start, a.group, a.number)
 	for legacyWait(ctx, time.Until(due)) == nil {
 		err := a.life(ctx, due)
 		due = time.Now()
@@ -249,6 +261,10 @@ func (a *legacyAgents) order(o Order) {
 			a.connector = time.Now()
 			a.mu.Unlock()
 		}
+	case "stop":
+		if o.Leave {
+			a.leave(errLegacyLeave)
+		}
 	case "cut", "restart":
 		draw := rand.New(rand.NewPCG(uint64(o.At.UnixNano()), uint64(o.Fault)))
 		for _, one := range a.agents {
@@ -272,13 +288,26 @@ func (a *legacyAgent) restart() {
 	}
 }
 
-// drain has nothing to wait for: agents stay for their controller's sake.
-func (a *legacyAgents) drain(context.Context, time.Duration) {}
+// drain has nothing to wait for, where agents stay for their controller's sake,
+// and waits for those that leave.
+func (a *legacyAgents) drain(ctx context.Context, _ time.Duration) {
+	if a.staying.Err() == nil {
+		return
+	}
+	select {
+	case <-a.left:
+	case <-ctx.Done():
+	}
+}
 
 func (a *legacyAgents) tick(t *Tick) {
 	t.Agents += int(a.online.Load())
 	t.Anomaly += a.anomalies.all()
+	t.Opens += a.opens.Load()
+	t.Failed += a.failed.Load()
 }
+
+func (a *legacyAgents) tally(account *check.Account) { a.anomalies.addTo(account) }
 
 func (a *legacyAgents) final(f *Final) {
 	a.anomalies.addTo(&f.Account)

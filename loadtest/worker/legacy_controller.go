@@ -292,6 +292,8 @@ func (c *legacyController) tick(t *Tick) {
 	t.Anomaly += c.anomalies.all()
 }
 
+func (c *legacyController) tally(a *check.Account) { c.anomalies.addTo(a) }
+
 func (c *legacyController) final(f *Final) {
 	stats := c.jenkins.Stats()
 	f.Account.Side = check.Controller

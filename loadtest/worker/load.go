@@ -164,9 +164,13 @@ func (l *load) tick(t *Tick) {
 	t.Agents += l.open()
 	t.Anomaly += l.book.Anomalies()
 	t.Over = l.book.HandOver()
+	t.Opens += l.opens.Load()
+	t.Failed += l.failed.Load()
 	t.Extra["overrun"] += float64(l.overrun.Load())
 	t.Extra["backlog"] += float64(waiting)
 }
+
+func (l *load) tally(a *check.Account) { *a = l.book.Tally() }
 
 // final gives the account. Nothing is sent from here on.
 func (l *load) final(f *Final) {

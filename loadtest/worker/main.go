@@ -45,8 +45,9 @@ type part interface {
 	// drain ends the load, and waits for what is under way until ctx ends, which
 	// it does with errStopped. within is how long it may take while all goes well.
 	drain(ctx context.Context, within time.Duration)
-	tick(t *Tick)   // adds what was since the call before
-	final(f *Final) // adds the whole
+	tick(t *Tick)           // adds what was since the call before
+	tally(a *check.Account) // adds the anomalies so far
+	final(f *Final)         // adds the whole
 }
 
 // A worker is one process of the load.
@@ -58,6 +59,7 @@ type worker struct {
 	parts  []part
 	opened []func() error // closes what the parts stand on
 	ready  Ready
+	blamed uint64 // anomalies, by the tick before
 }
 
 func serve(ctx context.Context, in io.Reader, out io.Writer, transports map[string]Transport, alarms func() alarm) error {
@@ -168,6 +170,11 @@ func (w *worker) serve(ctx context.Context, cancel context.CancelCauseFunc, orde
 					rest.limit(within + o.Beyond)
 					continue
 				}
+				if o.Leave {
+					for _, p := range w.parts {
+						p.order(o)
+					}
+				}
 				rest = newRest(ctx, within+o.Beyond)
 				running.Go(func() { w.drain(rest, within); close(drained) })
 			default:
@@ -181,6 +188,12 @@ func (w *worker) serve(ctx context.Context, cancel context.CancelCauseFunc, orde
 				p.tick(t)
 			}
 			w.meter.tick(t)
+			if t.Anomaly != w.blamed {
+				w.blamed, t.Tally = t.Anomaly, &check.Account{}
+				for _, p := range w.parts {
+					p.tally(t.Tally)
+				}
+			}
 			if err := w.say.word(Word{Tick: t}); err != nil {
 				return err
 			}

@@ -360,6 +360,48 @@ func TestRestartedAgentsDieWithoutAWordAndComeAsNew(t *testing.T) {
 	})
 }
 
+// Agents that are told to leave end their sessions in order, though their
+// application would go on asking, and the next process takes their place.
+func TestAgentsLeaveAndTheNextTakeTheirPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, &memory{}, scenario.Scenario{Length: seconds(20), Groups: []scenario.Group{
+			{Name: "a", Agents: 4, Arrive: scenario.Arrive{Ramp: seconds(2)}, Up: rate(5), Down: rate(5)},
+			{Name: "b", Agents: 4, Request: &scenario.Request{Flow: *rate(5)}},
+			{Name: "c", Agents: 2, Request: &scenario.Request{Flow: *rate(5), From: scenario.FromAgent}},
+		}})
+		r.start()
+		time.Sleep(5 * time.Second)
+		first := r.agents
+		first.order(Order{Do: "stop", Within: 10 * time.Second, Leave: true})
+		<-first.done
+		if took := first.doneAt.Sub(r.at); took > 6*time.Second {
+			t.Errorf("they left after %v", took)
+		}
+		first.order(Order{Do: "quit"})
+		if err := <-first.ended; err != nil {
+			t.Error(err)
+		}
+
+		next := *first
+		next.plan.First = Lives
+		next.ended, next.ready, next.done = make(chan error, 1), make(chan struct{}), make(chan struct{})
+		next.ticks, next.final = nil, nil
+		r.agents = &next
+		next.begin()
+		next.order(Order{Do: "start", At: r.at})
+		r.finish(20 * time.Second)
+		if next.final.Opens != 10 || next.latency("connect").Max() > time.Second.Microseconds() {
+			t.Errorf("%d sessions, the last after %d µs; want 10 at once", next.final.Opens, next.latency("connect").Max())
+		}
+		r.wantReport(check.Settle([]check.Account{first.final.Account, next.final.Account}, []check.Account{r.app.final.Account}, check.Terms{}))
+		for key, e := range first.final.Account.Sessions {
+			if e.Reason != check.OK || e.Sent+e.Received == 0 {
+				t.Errorf("session %s: %+v", key, e)
+			}
+		}
+	})
+}
+
 // The grace of a dead agent's session may be far longer than a drain. Where it
 // is not, its end is waited for: it may be late, for grace stands still while
 // Kafka is away.

@@ -189,6 +189,15 @@ func (t *talk) finish() {
 	t.closeIfDone()
 }
 
+// leave ends the session's schedule now, whatever the other end has still to
+// send: what waits is still sent, but for requests that have not had their turn.
+func (t *talk) leave() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.flows, t.closed, t.waiting, t.waitsEOF = 0, nil, nil, false
+	t.closeIfDone()
+}
+
 // farEnd notes that the other end has sent all. An application's schedule ends
 // with its agent's.
 func (t *talk) farEnd() {
