@@ -54,7 +54,7 @@ func (j *Jenkins) root() (*url.URL, error) {
 	u, err := url.Parse(j.URL)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("connector: URL of Jenkins: %w", errors.Unwrap(err)) // without the URL: it may hold a password
+		return nil, fmt.Errorf("connector: URL of Jenkins: want its root, such as http://127.0.0.1:8080/: %w", errors.Unwrap(err)) // without the URL: it may hold a password
 	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Hostname() == "":
 		return nil, fmt.Errorf("connector: URL of Jenkins: want its root, such as http://127.0.0.1:8080/, got %q", u.Redacted())
 	case u.User != nil:
