@@ -13,7 +13,8 @@ import (
 
 var (
 	bill       = flag.Bool("bill", false, "measure what the way over Kafka costs; wants a machine with nothing else to do")
-	billRounds = flag.Int("bill.rounds", 3, "how often starts and small builds are measured; the median is printed")
+	billRounds = flag.Int("bill.rounds", 3, "how often small builds are measured, each with a start; the median is printed")
+	billStarts = flag.Int("bill.starts", 15, "how often starts alone are measured before that; a broker that has just started makes the first slower than most that are ever made")
 )
 
 // A cost is one thing that users wait for.
@@ -49,6 +50,7 @@ func measure(t *testing.T, k *kafka, g generation) {
 		many = append(many, 20<<10)
 	}
 	costs := []cost{
+		{"start", *billStarts, 0, job{}},
 		{"build of 3 lines in 3 s and 5 MB", *billRounds, 2, job{lines: 3, every: time.Second, files: []int{5 << 20}}},
 		{"build of 200,000 lines, 300 files and 50 MB", 1, 1, job{lines: 200_000, files: append(many, 50<<20)}},
 	}
@@ -97,6 +99,10 @@ func measure(t *testing.T, k *kafka, g generation) {
 		fmt.Fprintf(w, "%s\t%v\t%v\t%.2f\n", what, d.Round(time.Millisecond), s.Round(time.Millisecond), float64(s)/float64(d))
 	}
 	line("agent start to online", online["direct"], online["shim"])
+	for _, way := range []string{"direct", "shim"} {
+		all := slices.Sorted(slices.Values(online[way]))
+		fmt.Fprintf(w, "%d starts, %s\t%v to %v\n", len(all), way, all[0].Round(time.Millisecond), all[len(all)-1].Round(time.Millisecond))
+	}
 	for i, cost := range costs {
 		for before := range cost.builds {
 			what := "first " + cost.what
