@@ -46,7 +46,7 @@ func TestChaosOnKafka(t *testing.T) {
 
 const buggyStory = `
 name: bugs
-description: what resumes, replays and refused produces can break
+description: what resumes, replays and refused produces can break, while agents die and leave
 length: 10s
 drain: 5s
 local: {gateways: 2, brokers: embedded, flags: [--heartbeat, 1s]}
@@ -59,7 +59,9 @@ faults:
   - {at: 2s, do: cut-agents, with: {share: 1}, every: 1500ms}
   - {at: 3s, do: produce-refused, with: {count: 3}, every: 2s}
   - {at: 4s, do: kill, to: gateway-1, for: 500ms}
+  - {at: 5300ms, do: kill, to: agents}
   - {at: 6s, do: freeze, to: gateway-2, for: 1s} # the cut half a second later leaves frames that no gateway has read
+  - {at: 8500ms, do: rolling, to: agents}
 `
 
 // TestSeededBugsAreSeen: what tests find from inside, the harness sees from outside.

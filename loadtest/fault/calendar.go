@@ -57,7 +57,8 @@ const (
 	afterBroker  = 15 * time.Second
 	afterOutage  = 5 * time.Second
 	afterToxic   = time.Second
-	perRolling   = 6 * time.Second // of each gateway: drained, ended, started
+	afterAgents  = 15 * time.Second // to leave in order, and to start
+	perRolling   = 6 * time.Second  // of each gateway: drained, ended, started
 )
 
 // holds returns what a fault, its target decided, needs for itself.
@@ -82,10 +83,17 @@ func (w world) holds(f scenario.Fault) []hold {
 			return holds
 		case "broker":
 			return []hold{of("broker", afterBroker), of("outage", afterBroker)}
+		case "agents":
+			if endsAgents(f) { // nobody waits for them but their own sessions
+				return []hold{of(target, afterAgents)}
+			}
 		}
 		return []hold{of(target, afterOutage), outage}
 	case Rolling, Upgrade:
-		if target == "connector" || target == "agents" {
+		if target == "agents" {
+			return []hold{of(target, 2*afterAgents)} // of two processes; more wait for each other
+		}
+		if target == "connector" {
 			return []hold{of(target, perRolling), of("outage", perRolling)}
 		}
 		if target == "brokers" || target == "broker" {

@@ -11,7 +11,7 @@ import (
 )
 
 // chaos draws faults that the system must survive without a session's noticing
-// but by waiting; agents that are restarted excepted.
+// but by waiting; agents that are restarted or whose process ends excepted.
 //
 // The distance of two is uniform between half and one and a half of Every. Kinds
 // come out of a bag that holds each of them once and is filled again when none in
@@ -165,6 +165,8 @@ func (w world) draw(kind string, rng *rand.Rand) (f scenario.Fault, ok bool) {
 		if broker != "" {
 			f.To = broker
 			lasts(500*time.Millisecond, 5*time.Second)
+		} else if rng.IntN(8) == 0 {
+			f.To = "agents"
 		}
 	case Rolling, Upgrade:
 		lasts(500*time.Millisecond, 1500*time.Millisecond)

@@ -242,7 +242,7 @@ func TestChaosIsSurvivable(t *testing.T) {
 					t.Fatalf("%s for %v, grace is %v", f.Do, d, w.grace)
 				}
 			}
-			if reasons := Mortal(f.Fault, sc.Groups[0], w.grace); len(reasons) > 0 && f.Do != RestartAgents {
+			if reasons := Mortal(f.Fault, sc.Groups[0], w.grace); len(reasons) > 0 && !endsAgents(f.Fault) {
 				t.Fatalf("%s to %s may end sessions: %v", f.Do, f.To, reasons)
 			}
 			if f.Do == AddPartitions {
@@ -261,7 +261,7 @@ func TestChaosIsSurvivable(t *testing.T) {
 				switch {
 				case stops && n != 0 && target != "broker":
 					down[fmt.Sprint(n)] = true
-				case stops && n == 0:
+				case stops && n == 0 && !endsAgents(g.Fault):
 					cutOff++
 				}
 				if target == "broker" && (stops || g.Do == DiskFull) {

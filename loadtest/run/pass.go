@@ -332,6 +332,9 @@ func (p *pass) nobodyLocked() error {
 	return nil
 }
 
+// errLoadOver is why no fault strikes any more, in a run that went well.
+var errLoadOver = errors.New("run: load has ended")
+
 // errNobody is all that can be said when not even agents are told why.
 var errNobody = errors.New("run: no agent gets in, and none is told why: do agents and gateways agree on TLS (--tls-ca), and do gateways reach this Kafka?")
 
@@ -405,7 +408,10 @@ func (p *pass) measure(ctx context.Context) (*results.Run, error) {
 	}
 	length := min(time.Since(p.begun), time.Duration(p.Scenario.Length))
 	p.tell("stop", "", "load has ended; what is under way drains")
-	calm(errors.New("run: load has ended"))
+	if interrupted != nil {
+		calm(interrupted)
+	}
+	calm(errLoadOver) // the first counts
 	select {
 	case <-faults:
 	case <-p.life.Done(): // a site that is closed is mended no more

@@ -14,10 +14,6 @@ import (
 	"github.com/moorage-dev/moorage/loadtest/worker"
 )
 
-// leaveLimit is how long the agents of a process that is stopped have to end
-// their sessions in order. What is open then dies with the process.
-const leaveLimit = 10 * time.Second
-
 // remains are what a worker that is no more has left of its account.
 type remains struct {
 	hand  *hand
@@ -96,15 +92,23 @@ func (p *pass) buryWorker(h *hand, at time.Time) {
 }
 
 // dismiss ends workers in order, as SIGTERM would: their agents end their
-// sessions, and their accounts are kept.
-func (p *pass) dismiss(some []*hand) {
+// sessions, and their accounts are kept. They have as long as sessions have at
+// the end of a run in which nothing moves any more, so that what is open then is
+// judged as it is there. When somebody interrupts the run, they have little time.
+func (p *pass) dismiss(ctx context.Context, some []*hand) {
+	limit := time.Duration(p.Scenario.Drain + p.Scenario.Quiet)
 	var wg sync.WaitGroup
 	for _, h := range some {
 		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(p.life, leaveLimit+patience)
+			waits, cancel := context.WithTimeout(p.life, limit+accountLimit)
 			defer cancel()
-			_ = h.say(worker.Order{Do: "stop", Within: leaveLimit, Leave: true}) // a dead one gives no account
-			final, err := h.awaitFinal(ctx.Done())
+			_ = h.say(worker.Order{Do: "stop", Within: limit, Leave: true}) // a dead one gives no account
+			defer context.AfterFunc(ctx, func() {
+				if !errors.Is(context.Cause(ctx), errLoadOver) {
+					_ = h.say(worker.Order{Do: "stop", Within: interruptDrain, Leave: true})
+				}
+			})()
+			final, err := h.awaitFinal(waits.Done())
 			if err != nil {
 				p.tell("process", h.name, "does not stop: "+err.Error())
 				p.kill([]*hand{h})
@@ -120,14 +124,13 @@ func (p *pass) dismiss(some []*hand) {
 // keep takes the account of a worker that has left. What ended in order goes to
 // the ledger, so that only what did not is kept for the end.
 func (p *pass) keep(h *hand, final worker.Final) {
-	now, over, open := time.Now(), map[string]*check.Entry{}, 0
+	over, open := map[string]*check.Entry{}, 0
 	for key, e := range final.Account.Sessions {
 		switch {
 		case e.Reason == check.OK && !e.Gone:
 			over[key] = e
 			delete(final.Account.Sessions, key)
 		case e.Reason == "" && !e.Gone:
-			e.Gone, e.Over = true, now
 			open++
 		}
 	}
@@ -138,7 +141,7 @@ func (p *pass) keep(h *hand, final worker.Final) {
 	p.mu.Unlock()
 	said := "stopped in order"
 	if open > 0 {
-		said = fmt.Sprintf("stopped; %d sessions that had not ended within %v died with it", open, leaveLimit)
+		said = fmt.Sprintf("stopped, but %d sessions had not ended in time", open)
 	}
 	p.tell("process", h.name, said)
 }
@@ -186,12 +189,12 @@ func (p *pass) killAgents() (undo, error) {
 }
 
 // stopAgents ends all processes of agents in order.
-func (p *pass) stopAgents() (undo, error) {
+func (p *pass) stopAgents(ctx context.Context) (undo, error) {
 	all, err := p.letGo("a process of the agents", p.Workers, (*hand).plays)
 	if err != nil {
 		return nil, err
 	}
-	p.dismiss(all)
+	p.dismiss(ctx, all)
 	return p.succeed(all), nil
 }
 
@@ -214,7 +217,7 @@ func (p *pass) rollAgents(ctx context.Context, pause time.Duration) error {
 		if err != nil {
 			return err
 		}
-		p.dismiss(one)
+		p.dismiss(ctx, one)
 		mending, cancel := context.WithTimeout(p.life, undoLimit)
 		err = p.succeed(one)(mending)
 		cancel()

@@ -450,13 +450,13 @@ func TestStoppedAgentsKeepTheirAccounts(t *testing.T) {
 					if p.Role == worker.RoleAgents {
 						a := check.Account{Side: check.Agent, Sessions: map[string]*check.Entry{fmt.Sprintf("g/%d/%d", p.Index, p.First): ok()}}
 						if p.First == 0 {
-							a.Sessions[fmt.Sprintf("g/%d/1", p.Index)] = &check.Entry{Sent: 9, Received: 3} // could not end in time
+							a.Sessions[fmt.Sprintf("g/%d/1", p.Index)] = &check.Entry{Sent: 9, Received: 5} // could not end in time
 						}
 						return a
 					}
 					return check.Account{Side: check.Controller, Made: time.Now(), Sessions: map[string]*check.Entry{
 						"g/0/0": ok(), "g/1/0": {Sent: 10, Received: 9, Reason: check.OK}, "g/0/1000000": ok(), "g/1/1000000": ok(),
-						"g/0/1": {Sent: 5, Received: 8, Reason: "GRACE"}, "g/1/1": {Sent: 5, Received: 8},
+						"g/0/1": {Sent: 5, Received: 9, Reason: "GRACE"}, "g/1/1": {Sent: 5, Received: 8},
 					}}
 				}}
 				cfg := config(s)
@@ -471,7 +471,8 @@ func TestStoppedAgentsKeepTheirAccounts(t *testing.T) {
 					s.wantOrder("quit agents-1", "plan agents-1", "stop agents-2", "quit agents-2", "plan agents-2")
 				}
 				one := r.Runs[0]
-				if one.Faults[0].Error != "" || one.Figures["lost"] != 1 || one.Figures["opens"] != 4 || len(one.Anomalies) != 1 {
+				if one.Faults[0].Error != "" || one.Figures["lost"] != 1 || one.Figures["opens"] != 4 ||
+					one.Figures["misjudged"] != 1 || one.Figures["stuck"] != 1 {
 					t.Errorf("faults %+v, figures %v, anomalies %+v", one.Faults, one.Figures, one.Anomalies)
 				}
 			})

@@ -131,7 +131,7 @@ func (p *pass) do(ctx context.Context, f fault.Planned) (undo, error) {
 	case f.Do == fault.Kill && f.To == "agents":
 		return p.killAgents()
 	case f.Do == fault.Stop && f.To == "agents":
-		return p.stopAgents()
+		return p.stopAgents(ctx)
 	case f.Do == fault.Rolling && f.To == "agents":
 		return nil, p.rollAgents(ctx, time.Duration(f.For))
 	case f.Do == fault.Freeze && ours:
@@ -172,7 +172,7 @@ func (p *pass) freeze(to string) (undo, error) {
 		}
 	}
 	if len(hit) == 0 {
-		return nil, fmt.Errorf("run: freeze: there is no %s to freeze", to)
+		return nil, fmt.Errorf("run: freeze: %s %w", to, site.ErrDown)
 	}
 	set := func(on bool, by int) {
 		p.mu.Lock()
