@@ -14,7 +14,7 @@ import (
 var (
 	bill       = flag.Bool("bill", false, "measure what the way over Kafka costs; wants a machine with nothing else to do")
 	billRounds = flag.Int("bill.rounds", 3, "how often small builds are measured, each with a start; the median is printed")
-	billStarts = flag.Int("bill.starts", 15, "how often starts alone are measured before that; a broker that has just started makes the first slower than most that are ever made")
+	billStarts = flag.Int("bill.starts", 15, "how often starts alone are measured before that; one differs from the next by a tenth or more, so that a few tell little")
 )
 
 // A cost is one thing that users wait for.
