@@ -73,11 +73,12 @@ func (w *web) webSocket(rw http.ResponseWriter, r *http.Request, p page) {
 		s.Abort(err)
 		return
 	}
-	w.door.log.Info("agent connected", "agent", p.agent, "controller", p.controller, "protocol", "websocket")
+	remote := r.RemoteAddr
+	w.door.log.Info("agent connected", "controller", p.controller, "agent", p.agent, "protocol", "websocket", "remote", remote)
 	// Not here: so the server's buffers and this deep a stack are given back.
 	joined(r.Context()).Go(func() {
 		why := newPump(c, s, w.door.m).run()
-		w.door.log.Info("agent gone", "agent", p.agent, "controller", p.controller, "why", why)
+		w.door.log.Info("agent gone", "controller", p.controller, "agent", p.agent, "protocol", "websocket", "remote", remote, "why", why)
 	})
 }
 
