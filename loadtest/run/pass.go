@@ -229,6 +229,7 @@ func (p *pass) startWorker(ctx context.Context, name string, plan worker.Plan, b
 		_ = h.say(worker.Order{Do: "start", At: begun}) // one that is dead already is never ready
 	}
 	p.mu.Lock()
+	delete(p.heard, name) // the one before it said it
 	p.hands = append(p.hands, h)
 	p.mu.Unlock()
 	ready, err := h.awaitReady(ctx)

@@ -307,6 +307,20 @@ func TestSilentWorkerIsTakenForDead(t *testing.T) {
 	})
 }
 
+// Nor is it silence to be away, and to have spoken until one went.
+func TestStoppedWorkerIsNotSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{t: t, slow: true, account: func(p worker.Plan) check.Account { return check.Account{} }}
+		cfg := config(s)
+		cfg.Scenario.Length = seconds(90)
+		cfg.Scenario.Faults = []scenario.Fault{{At: seconds(3), Do: fault.Stop, To: "agents", For: seconds(75.5)}}
+		r, err := run.Run(t.Context(), cfg)
+		if err != nil || r.Runs[0].Faults[0].Error != "" {
+			t.Fatalf("got %v", err)
+		}
+	})
+}
+
 func TestSlowGeneratorMakesItInvalid(t *testing.T) {
 	for what, slow := range map[string]func(*worker.Tick){
 		"held up": func(t *worker.Tick) { t.Extra, t.Lag = map[string]float64{"overdue": 1}, 40*time.Millisecond },
