@@ -107,6 +107,22 @@ func TestLegacyRestart(t *testing.T) {
 	l.wantAnomalies()
 }
 
+// Agents that are told to leave go in order, are waited for, and stay away.
+func TestLegacyAgentsLeave(t *testing.T) {
+	l := newLegacyTest(t,
+		scenario.Group{Name: "ws", Agents: 2, Protocol: legacyWebSocket, Door: doorShim, Down: legacyFlow(50, 200)},
+		scenario.Group{Name: "tcp", Agents: 1, Down: legacyFlow(50, 200)})
+	l.start()
+	l.until("they are online and at work", func() bool { return l.agents.online.Load() == 3 && l.controller.calls.Load() > 10 })
+	l.agents.order(Order{Do: "stop", Leave: true})
+	l.agents.drain(t.Context(), time.Minute)
+	if n := l.agents.online.Load(); n != 0 {
+		t.Errorf("%d are still online", n)
+	}
+	l.wantFigures(map[string]float64{"lost_channels": 0, "legacy_opens": 3})
+	l.wantAnomalies()
+}
+
 // Other bytes than were sent are found, at whichever end they come in.
 func TestLegacyCorruptionIsFound(t *testing.T) {
 	l := newLegacyTest(t, scenario.Group{Name: "ws", Agents: 1, Protocol: legacyWebSocket, Down: legacyFlow(50, 6<<10)})
