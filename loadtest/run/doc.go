@@ -16,7 +16,11 @@
 // was killed takes its account with it: sessions that only agents know are then
 // held to what their agents saw, and must have been told CONTROLLER_GONE or have ended in
 // order. That is less than for other sessions: what was lost on its way to
-// the dead application cannot be told from what died with it.
+// the dead application cannot be told from what died with it. The same goes for
+// a killed process of agents: of its sessions, which their numbers tell, the
+// application's side alone is judged, and must be told GRACE in time. A process
+// that is stopped leaves its account. Anomalies that a process had told of
+// with its ticks are judged whatever became of it.
 //
 // # When the generator was the limit
 //
@@ -27,15 +31,18 @@
 // [BusyLimit] of its share of the processors (all, divided by the number of
 // workers) in more than [BusyShare] of the seconds, and in [BusyFloor] at least. In
 // both cases the pass is invalid. Seconds in which a fault froze the worker, and
-// [CatchUp] after it, are left out. Where a loop is closed, being busy is no
-// reason: such a load takes all there is, and most of what its processes use is
-// the system's own library.
+// [CatchUp] after it, are left out, and so are those in which it starts in
+// another's place. Where a loop is closed, being busy is no reason: such a load
+// takes all there is, and most of what its processes use is the system's own
+// library.
 //
 // # Bounds
 //
 // A worker's line is bounded by [maxLine]; a longer one ends the pass. A worker
 // that says nothing for [SilentLimit] while it is not frozen by a fault is
-// taken for dead. Anomalies are kept up to [maxAnomalies], the rest counted.
+// taken for dead. Of a worker that a fault ended some kilobytes are kept:
+// its histograms, its first anomalies, and sessions that did not end in order;
+// faults bound how many there are. Anomalies are kept up to [maxAnomalies], the rest counted.
 package run
 
 import "time"
