@@ -42,7 +42,7 @@ type readiness struct {
 }
 
 // restWithin is how long the rest of what Java's remoting says may take. It
-// comes 75 microseconds after its begin at the median, nine tenths within 250.
+// comes 87 microseconds after its begin at the median, eight tenths within 250.
 const restWithin = 250 * time.Microsecond
 
 // begins reports that a read of n bytes looks like the begin of something
