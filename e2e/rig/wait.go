@@ -1,12 +1,10 @@
 package rig
 
 import (
-	"math/rand/v2"
-	"net"
-	"strconv"
-	"sync"
 	"testing"
 	"time"
+
+	"github.com/moorage-dev/moorage/loadtest/port"
 )
 
 // Eventually polls, with a deadline: other processes' progress can only be
@@ -49,27 +47,13 @@ func Must(t *testing.T, err error) {
 	}
 }
 
-// given has all addresses that FreeAddress has returned or found taken.
-var given sync.Map
-
 // FreeAddress returns a loopback address on which nobody listens, and which no
-// other test of this process is given: a gateway that was killed finds it free
-// when it is started again. Its port lies below those of outgoing connections,
-// so that none of these can sit on it meanwhile.
+// other test is given before this one has ended: a gateway that was killed
+// finds it free when it is started again.
 func FreeAddress(t *testing.T) string {
 	t.Helper()
-	for range 1000 {
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+rand.IntN(8000)))
-		if _, taken := given.LoadOrStore(address, true); taken {
-			continue
-		}
-		l, err := net.Listen("tcp", address)
-		if err != nil {
-			continue // by another process; that is what the look was for
-		}
-		Must(t, l.Close())
-		return address
-	}
-	t.Fatal("no free port on the loopback address")
-	return ""
+	address, release, err := port.Reserve("127.0.0.1")
+	Must(t, err)
+	t.Cleanup(release)
+	return address
 }

@@ -150,6 +150,9 @@ func (p *pass) askAgents(what string, f fault.Planned, share float64) error {
 		}
 		share = s
 	}
+	if len(p.living(worker.RoleAgents)) == 0 {
+		p.tell("fault", f.To, f.Do+" strikes nobody: an earlier fault has ended all agents, and they are not back")
+	}
 	p.sayAll(worker.RoleAgents, worker.Order{Do: what, Share: share, For: time.Duration(f.For), Fault: f.Index, Name: f.Do})
 	return nil
 }

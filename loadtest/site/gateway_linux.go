@@ -61,10 +61,10 @@ func (s *site) newGate(number int) (*gate, error) {
 		g.host, ip = h, h.address
 	}
 	var err error
-	if g.listen, err = g.host.freeAddress(ip); err != nil {
+	if g.listen, err = s.reserve(g.host, ip); err != nil {
 		return nil, err
 	}
-	if g.admin, err = g.host.freeAddress(ip); err != nil {
+	if g.admin, err = s.reserve(g.host, ip); err != nil {
 		return nil, err
 	}
 	g.public = g.listen
@@ -149,7 +149,7 @@ func dialable(ctx context.Context, addr string) error {
 
 // startNATS starts the helper with a store of its own.
 func (s *site) startNATS(ctx context.Context) error {
-	addr, err := freeAddress("127.0.0.1")
+	addr, err := s.reserve(nil, loopback)
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ type shim struct {
 func (s *site) startShims(ctx context.Context) error {
 	for i := range s.cfg.Shims {
 		name := "shim-" + strconv.Itoa(i+1)
-		door, err := freeAddress("127.0.0.1")
+		door, err := s.reserve(nil, loopback)
 		if err != nil {
 			return err
 		}

@@ -244,15 +244,6 @@ func (h *host) listen(network, address string) (l net.Listener, err error) {
 	return l, err
 }
 
-// freeAddress is one on which nobody listens there.
-func (h *host) freeAddress(address string) (free string, err error) {
-	err = h.do(func() error {
-		free, err = freeAddress(address)
-		return err
-	})
-	return free, err
-}
-
 // hole has the switch drop the host's packets, until undo. Holes may overlap.
 func (h *host) hole() (undo func() error, err error) {
 	h.mu.Lock()

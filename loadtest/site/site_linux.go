@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/moorage-dev/moorage/bridge"
+	"github.com/moorage-dev/moorage/loadtest/port"
 	"github.com/moorage-dev/moorage/loadtest/spool"
 )
 
@@ -58,7 +59,8 @@ type site struct {
 	meters    []*meter
 	samples   *spool.List[numberedSample] // of all meters; nil before Measure
 	counts    map[string]*count
-	old       bool // gateways run Config.Old
+	reserved  []func() // give the processes' addresses free
+	old       bool     // gateways run Config.Old
 
 	tokenFile, caFile string // written once, by Start
 
@@ -292,6 +294,23 @@ func (s *site) ownedTopics() []string {
 	return all
 }
 
+// reserve returns an address with that IP address, on a host, that is this
+// site's alone until it is closed, also while the process that listens there
+// is down.
+func (s *site) reserve(h *host, ip string) (address string, err error) {
+	err = h.do(func() error {
+		var release func()
+		if address, release, err = port.Reserve(ip); err != nil {
+			return fmt.Errorf("site: %w", err)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.reserved = append(s.reserved, release)
+		return nil
+	})
+	return address, err
+}
+
 // Close ends all. Closing again is harmless.
 func (s *site) Close() error {
 	s.closing.Do(func() { s.closed = s.close() })
@@ -317,6 +336,11 @@ func (s *site) close() error {
 		end(g.child)
 	}
 	ends.Wait()
+	s.mu.Lock()
+	for _, release := range s.reserved {
+		release()
+	}
+	s.mu.Unlock()
 	var err error
 	if s.balancer != nil {
 		err = s.balancer.close()

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/moorage-dev/moorage/loadtest/fault"
+	"github.com/moorage-dev/moorage/loadtest/port"
 	"github.com/moorage-dev/moorage/loadtest/scenario"
 	"github.com/moorage-dev/moorage/loadtest/worker"
 )
@@ -294,8 +295,9 @@ func TestChildrenDieWithAKilledParent(t *testing.T) {
 
 func TestBadInputIsOneLine(t *testing.T) {
 	t.Parallel()
-	dead, err := freeAddress(loopback)
+	dead, release, err := port.Reserve(loopback)
 	must(t, err)
+	defer release()
 	notProgram := filepath.Join(t.TempDir(), "moorage")
 	must(t, os.WriteFile(notProgram, nil, 0o600))
 	for _, c := range []struct {
